@@ -1,0 +1,117 @@
+"""Distances, geodesics, clusters and densities that respect the geometry a generative model learned.
+
+Every public name is loaded when it is first used, so that ``import latentgeo`` costs nothing:
+neither torch nor plotly is imported before something needs it.
+
+>>> import latentgeo as lg
+>>> import torch
+>>> metric = lg.PoincareBall(2)
+>>> path = lg.connect(metric, torch.tensor([0.0, 0.0]), torch.tensor([0.5, 0.0]))
+>>> bool(path.converged)
+True
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.metadata import version as _version
+
+    from latentgeo import datasets, plot
+    from latentgeo._calculus import Embedding, EmbeddingError, RankError
+    from latentgeo.decoders import Bernoulli, Decoder, Deterministic, Gaussian, fit_precision, wrap
+    from latentgeo.geodesics import Geodesic, GeodesicError, Newton, Status, connect, curve_length, distance
+    from latentgeo.io import CheckpointError, LatentModel, load, save
+    from latentgeo.metrics import (
+        Euclidean,
+        ExpectedMetric,
+        FisherRaoMetric,
+        HalfPlane,
+        Metric,
+        PoincareBall,
+        PullbackMetric,
+        Sphere,
+        TensorMetric,
+    )
+    from latentgeo.model import metric
+
+    __version__: str = _version("latentgeo")
+
+# Where each public name lives. A test holds this table and the block above to the same names.
+_HOMES: dict[str, tuple[str, ...]] = {
+    "latentgeo._calculus": ("Embedding", "EmbeddingError", "RankError"),
+    "latentgeo.decoders": ("Bernoulli", "Decoder", "Deterministic", "Gaussian", "fit_precision", "wrap"),
+    "latentgeo.geodesics": ("Geodesic", "GeodesicError", "Newton", "Status", "connect", "curve_length", "distance"),
+    "latentgeo.io": ("CheckpointError", "LatentModel", "load", "save"),
+    "latentgeo.metrics": (
+        "Euclidean",
+        "ExpectedMetric",
+        "FisherRaoMetric",
+        "HalfPlane",
+        "Metric",
+        "PoincareBall",
+        "PullbackMetric",
+        "Sphere",
+        "TensorMetric",
+    ),
+    "latentgeo.model": ("metric",),
+}
+_MODULES = ("datasets", "plot")
+_EXPORTS = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Bernoulli",
+    "CheckpointError",
+    "Decoder",
+    "Deterministic",
+    "Embedding",
+    "EmbeddingError",
+    "Euclidean",
+    "ExpectedMetric",
+    "FisherRaoMetric",
+    "Gaussian",
+    "Geodesic",
+    "GeodesicError",
+    "HalfPlane",
+    "LatentModel",
+    "Metric",
+    "Newton",
+    "PoincareBall",
+    "PullbackMetric",
+    "RankError",
+    "Sphere",
+    "Status",
+    "TensorMetric",
+    "__version__",
+    "connect",
+    "curve_length",
+    "datasets",
+    "distance",
+    "fit_precision",
+    "load",
+    "metric",
+    "plot",
+    "save",
+    "wrap",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("latentgeo")
+    elif name in _MODULES:
+        value = importlib.import_module(f"latentgeo.{name}")
+    elif name in _EXPORTS:
+        value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    else:
+        raise AttributeError(f"module 'latentgeo' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

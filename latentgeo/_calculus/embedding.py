@@ -1,0 +1,341 @@
+"""`Embedding`: a map from latent space into a flat space, with derivatives that are right.
+
+The one object that metrics and geodesics are computed from (Arvanitidis, Hansen, Hauberg 2018, Theorem 1: the expected
+metric of a stochastic decoder is the pullback through such a map).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from . import paths
+from .errors import DerivativeWarning, check_latent, check_like
+from .paths import Function
+from .probe import Report, probe
+
+__all__ = ["DEFAULT_MAX_BYTES", "Embedding", "mark_constant"]
+
+DEFAULT_MAX_BYTES = 2**28
+
+
+class Embedding:
+    """A row-wise function φ from latent codes to a flat space, carrying its probed derivative paths.
+
+    Parameters
+    ----------
+    function : callable
+        Maps a tensor (B, d) to (B, D); it is always called with exactly one batch axis.
+    dim : int, optional
+        Latent dimension d; None accepts any.
+    name : str
+        Used in messages and the repr.
+    module : torch.nn.Module, optional
+        The module whose parameters `function` uses; gives dtype, device and the parameters that gradients flow to.
+    max_bytes : int
+        Memory budget of one batched call; larger batches are cut into chunks.
+
+    Raises
+    ------
+    EmbeddingError
+        At the first derivative (or `probe`), if the function is random, couples rows or has no derivative.
+
+    Examples
+    --------
+    >>> phi = Embedding(lambda z: torch.cat([z, z**2], dim=-1), dim=1)
+    >>> phi.jacobian(torch.tensor([[3.0]]))
+    tensor([[[1.],
+             [6.]]])
+    """
+
+    _frozen = False
+
+    def __init__(
+        self,
+        function: Function,
+        *,
+        dim: int | None = None,
+        name: str = "phi",
+        module: Module | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> None:
+        if not callable(function):
+            raise TypeError(f"`function` must be callable, got {type(function).__name__}")
+        if dim is not None and dim < 1:
+            raise ValueError(f"`dim` must be a positive integer or None, got {dim}")
+        if max_bytes < 1:
+            raise ValueError(f"`max_bytes` must be positive, got {max_bytes}")
+        self.function = function
+        self.dim = dim
+        self.name = name
+        self.module = module
+        self.max_bytes = int(max_bytes)
+        self._report: Report | None = None
+        self._warned: set[str] = set()
+        self._frozen = True
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if self._frozen:
+            raise AttributeError(f"{type(self).__name__} is frozen; build a new one to change `{key}`")
+        object.__setattr__(self, key, value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Embedding:
+        return self
+
+    def __copy__(self) -> Embedding:
+        return self
+
+    def __repr__(self) -> str:
+        d = "?" if self.dim is None else self.dim
+        if self._report is None:
+            return f"Embedding({self.name}: R^{d} -> R^?, not probed yet)"
+        r = self._report
+        blind = "" if r.smooth else ", piecewise linear"
+        return f"Embedding({self.name}: R^{d} -> R^{r.out_dim}, first: {r.first}, second: {r.hessian}{blind})"
+
+    # --- what the function is ------------------------------------------------------------------------------------
+
+    def _tensors(self) -> Iterator[Tensor]:
+        if self.module is not None:
+            yield from self.module.parameters()
+            yield from self.module.buffers()
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Floating dtype of the module's weights; None if there are none."""
+        return next((t.dtype for t in self._tensors() if t.is_floating_point()), None)
+
+    @property
+    def device(self) -> torch.device | None:
+        """Device of the module's weights; None if there are none."""
+        return next((t.device for t in self._tensors()), None)
+
+    @property
+    def report(self) -> Report | None:
+        """What the probe found; None before the first derivative."""
+        return self._report
+
+    def probe(self, z: Tensor | None = None) -> Report:
+        """Check the function at a few codes (standard normal ones by default) and choose derivative paths, once."""
+        report = self._report
+        if report is None:
+            if z is None:
+                if self.dim is None:
+                    raise ValueError("`z` must be given to probe an embedding of unknown latent dimension")
+                z = _normal_codes(self.dim).to(dtype=self.dtype or torch.float64, device=self.device)
+            self._check(z)
+            report = probe(self._call, z.detach(), self.name)
+            object.__setattr__(self, "_report", report)
+        return report
+
+    def out_dim(self, z: Tensor) -> int:
+        """Number of output coordinates D, for inputs like `z`."""
+        if self._report is None and z.numel() == 0:
+            z = _normal_codes(z.shape[-1]).to(z)
+        return self.probe(z).out_dim
+
+    def _path(self, kind: str, table: Mapping[str, Callable[..., Tensor]], z: Tensor) -> Callable[..., Tensor]:
+        """The chosen path for one kind of derivative; says so, once, if it is only approximate."""
+        report = self.probe(z)
+        name: str = getattr(report, kind)
+        if "differences" in name and kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(
+                f"{self.name}: {kind} derivatives are taken by {name}, which is less accurate, because no exact path "
+                f"is right: {'; '.join(report.rejected)}",
+                DerivativeWarning,
+                stacklevel=5,
+            )
+        return table[name]
+
+    def _check(self, z: Tensor, name: str = "z") -> None:
+        check_latent(z, self.dim, self.dtype, self.device, name=name)
+        if self.module is not None and self.module.training:
+            warnings.warn(
+                f"{self.name}: the module was in train mode; it was put in eval mode, because batch normalisation and "
+                "dropout make a metric random. Call .eval() yourself to silence this",
+                UserWarning,
+                stacklevel=4,
+            )
+            self.module.eval()
+
+    def _call(self, z: Tensor) -> Tensor:
+        return self.function(z)
+
+    def chunks(self, z: Tensor, copies: int) -> Iterator[slice]:
+        """Row slices such that `copies` forward passes' worth of intermediates stay within the byte budget."""
+        row_bytes = self._report.row_bytes if self._report is not None else 0
+        rows = max(1, self.max_bytes // max(1, row_bytes * copies))
+        yield from (slice(i, i + rows) for i in range(0, z.shape[0], rows))
+
+    # --- values and derivatives ------------------------------------------------------------------------------------
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """φ(z): codes (*batch, d) to (*batch, D), differentiable by ordinary autograd."""
+        self._check(z)
+        flat = z.reshape(-1, z.shape[-1])
+        if flat.shape[0] == 0:
+            return z.new_empty(*z.shape[:-1], self.out_dim(z))
+        if torch.is_grad_enabled():
+            y = self._call(flat)
+        else:
+            parts = [self._call(flat[s]) for s in self.chunks(flat, 2)]
+            y = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return y.reshape((*z.shape[:-1], y.shape[-1]))
+
+    def jacobian(self, z: Tensor) -> Tensor:
+        """Jacobian of φ, (*batch, D, d); its backward is exact whatever path computed it."""
+        return self.pushforward_basis(z).movedim(0, -1)
+
+    def pushforward_basis(self, z: Tensor) -> Tensor:
+        """Columns of the Jacobian first, (d, *batch, D): the layout in which they are computed."""
+        d = z.shape[-1]
+        eye = torch.eye(d, dtype=z.dtype, device=z.device)
+        return self._push(z, eye.reshape(d, *(1,) * (z.ndim - 1), d).expand(d, *z.shape))
+
+    def jvp(self, z: Tensor, v: Tensor) -> Tensor:
+        """Jv for vectors v (*batch, d), shape (*batch, D)."""
+        check_like(v, z, "v")
+        z, v = torch.broadcast_tensors(z, v)
+        return self._push(z, v[None])[0]
+
+    def vjp(self, z: Tensor, w: Tensor) -> Tensor:
+        """Jᵀw for covectors w (*batch, D), shape (*batch, d)."""
+        self._check(z)
+        flat, w = z.reshape(-1, z.shape[-1]), w.reshape(-1, w.shape[-1])
+        return self._pull(flat, w[None])[0].reshape(z.shape)
+
+    def hvp(self, z: Tensor, w: Tensor, v: Tensor) -> Tensor:
+        """Hessian of ⟨w, φ⟩ times v, shape (*batch, d); w (*batch, D) is held fixed. Not differentiable."""
+        return mark_constant(self._hessian(z, w, v[None])[0], "hvp", z, w, v)
+
+    def hvp_stack(self, z: Tensor, W: Tensor, V: Tensor) -> Tensor:
+        """`hvp` for m stacked pairs at once: W (m, *batch, D), V (m, *batch, d) to (m, *batch, d)."""
+        return mark_constant(self._hessian(z, W, V), "hvp_stack", z, W, V)
+
+    def hessian(self, z: Tensor, w: Tensor) -> Tensor:
+        """Hessian of the scalar ⟨w, φ⟩, shape (*batch, d, d), symmetrised. Not differentiable."""
+        d = z.shape[-1]
+        eye = torch.eye(d, dtype=z.dtype, device=z.device)
+        H = self._hessian(z, w, eye.reshape(d, *(1,) * (z.ndim - 1), d).expand(d, *z.shape)).movedim(0, -1)
+        return mark_constant(0.5 * (H + H.mT), "hessian", z, w)
+
+    def second(self, z: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """φ''[u, v], the second derivative along two vectors, shape (*batch, D). Not differentiable."""
+        path = self._path("second", paths.SECOND, z)
+        z, u, v = torch.broadcast_tensors(z, u, v)
+        flat, u, v = (t.detach().reshape(-1, z.shape[-1]) for t in (z, u, v))
+        out = [path(self._call, flat[s], u[s], v[s]) for s in self.chunks(flat, 8)]
+        y = torch.cat(out) if out else z.new_empty(0, self.out_dim(z))
+        return mark_constant(y.reshape((*z.shape[:-1], y.shape[-1])), "second", z, u, v)
+
+    # --- the three primitives, on flat batches ----------------------------------------------------------------------
+
+    def _push(self, z: Tensor, V: Tensor) -> Tensor:
+        """J along m stacked tangents V (m, *batch, d): (m, *batch, D)."""
+        self._check(z)
+        self.probe(z) if z.numel() else None
+        flat, V = z.reshape(-1, z.shape[-1]), V.reshape(V.shape[0], -1, V.shape[-1])
+        if flat.shape[0] == 0:
+            return z.new_empty(V.shape[0], *z.shape[:-1], self.out_dim(z))
+        weights = [p for p in (self.module.parameters() if self.module is not None else ()) if p.requires_grad]
+        if torch.is_grad_enabled() and (flat.requires_grad or V.requires_grad or weights):
+            out = _Pushforward.apply(self, flat, V, *weights)
+        else:
+            out = self._push_now(flat, V)
+        return out.reshape((V.shape[0], *z.shape[:-1], out.shape[-1]))
+
+    def _push_now(self, z: Tensor, V: Tensor) -> Tensor:
+        path = self._path("first", paths.FIRST, z)
+        with torch.no_grad():
+            out = [path(self._call, z[s], V[:, s]) for s in self.chunks(z, 2 * (1 + V.shape[0]))]
+        return out[0] if len(out) == 1 else torch.cat(out, 1)
+
+    def _pull(self, z: Tensor, W: Tensor) -> Tensor:
+        """Jᵀ of m stacked covectors W (m, B, D): (m, B, d). Differentiable by autograd where reverse mode is."""
+        if z.shape[0] == 0:
+            return z.new_empty(W.shape[0], *z.shape)
+        path = self._path("pullback", paths.PULLBACK, z)
+        out = [path(self._call, z[s].detach(), W[:, s].detach()) for s in self.chunks(z, 3)]
+        return mark_constant(torch.cat(out, 1), "vjp", z, W)
+
+    def _hessian(self, z: Tensor, w: Tensor, V: Tensor) -> Tensor:
+        """Hessian of ⟨w, φ⟩ along m stacked tangents: w (*batch, D) or (m, *batch, D), V (m, *batch, d)."""
+        self._check(z)
+        m, d = V.shape[0], z.shape[-1]
+        w = w if w.ndim == V.ndim else w.expand(m, *w.shape)
+        flat, W, V = z.detach().reshape(-1, d), w.detach(), V.detach().reshape(m, -1, d)
+        W = W.reshape(m, flat.shape[0], W.shape[-1])
+        if flat.shape[0] == 0:
+            return z.new_empty(m, *z.shape)
+        path = self._path("hessian", paths.HESSIAN, z)
+        with torch.enable_grad():  # without it fused backward kernels are used, which have no forward mode
+            out = [path(self._call, flat[s], W[:, s], V[:, s]).detach() for s in self.chunks(flat, 4 * (1 + m))]
+        return torch.cat(out, 1).reshape(m, *z.shape)
+
+    def _weight_gradients(self, z: Tensor, W: Tensor, V: Tensor, weights: tuple[Tensor, ...]) -> list[Tensor | None]:
+        """Gradient of Σ ⟨w, Jv⟩ with respect to the module's parameters, reverse over reverse."""
+        total: list[Tensor | None] = [None] * len(weights)
+        for w, v in zip(W, V, strict=True):
+            with torch.enable_grad():
+                x = z.detach().requires_grad_()
+                (g,) = torch.autograd.grad(self._call(x), x, w, create_graph=True)
+                parts = torch.autograd.grad(g, weights, v, allow_unused=True)
+            total = [b if a is None else (a if b is None else a + b) for a, b in zip(total, parts, strict=True)]
+        return total
+
+
+def _normal_codes(d: int) -> Tensor:
+    return torch.randn(4, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+class _Pushforward(torch.autograd.Function):
+    """J along tangents, with an exact backward.
+
+    Differentiating a forward-mode tangent can be silently wrong in PyTorch, so the gradient of ⟨w, Jv⟩ is taken as the
+    Hessian of ⟨w, φ⟩ times v (forward over reverse, w held fixed) instead.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, embedding: Embedding, z: Tensor, V: Tensor, *weights: Tensor) -> Tensor:
+        ctx.embedding = embedding
+        ctx.save_for_backward(z, V, *weights)
+        return embedding._push_now(z.detach(), V.detach())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, W: Tensor) -> tuple[Tensor | None, ...]:
+        embedding: Embedding = ctx.embedding
+        z, V, *weights = ctx.saved_tensors
+        need = ctx.needs_input_grad
+        gz = embedding._hessian(z, W, V).sum(0) if need[1] else None
+        gV = embedding._pull(z, W) if need[2] else None
+        gw = embedding._weight_gradients(z, W, V, tuple(weights)) if any(need[3:]) else [None] * len(weights)
+        return (None, gz, gV, *gw)
+
+
+class _Leaf(torch.autograd.Function):
+    """Identity whose backward refuses: a clear error instead of a silently missing gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, name: str, *inputs: Tensor) -> Tensor:
+        ctx.name = name
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
+        raise NotImplementedError(
+            f"`{ctx.name}` is not differentiable; `tensor`, `inner`, `norm`, `log_volume` and `distance` are"
+        )
+
+
+def mark_constant(value: Tensor, name: str, *inputs: Tensor) -> Tensor:
+    """Mark a result computed from `inputs` as not differentiable, if a gradient could be asked of it."""
+    if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
+        return _Leaf.apply(value.detach(), name, *inputs)
+    return value.detach()

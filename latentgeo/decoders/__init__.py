@@ -1,0 +1,29 @@
+"""Decoders: what a generative model's output means, and the flat embedding that carries its geometry.
+
+Likelihood families and their embeddings, `wrap` for any module or callable, and Latent Space Oddity's RBF precision.
+"""
+
+from __future__ import annotations
+
+from latentgeo.decoders.decoder import Decoder
+from latentgeo.decoders.fit import fit_precision
+from latentgeo.decoders.likelihoods import Bernoulli, Deterministic, Gaussian, Likelihood
+from latentgeo.decoders.networks import MLP, MLPEncoder
+from latentgeo.decoders.outputs import OutputError
+from latentgeo.decoders.precision import PrecisionReport, RBFPrecision
+from latentgeo.decoders.wrap import wrap
+
+__all__ = [
+    "MLP",
+    "Bernoulli",
+    "Decoder",
+    "Deterministic",
+    "Gaussian",
+    "Likelihood",
+    "MLPEncoder",
+    "OutputError",
+    "PrecisionReport",
+    "RBFPrecision",
+    "fit_precision",
+    "wrap",
+]

@@ -1,0 +1,1 @@
+"""Boundary-value solvers: frozen values that turn starting curves into geodesics."""

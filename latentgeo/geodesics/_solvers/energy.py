@@ -1,0 +1,229 @@
+"""Discrete curve energies: value, gradient and exact block-tridiagonal Hessian, for a batch of curves.
+
+E = ½ Σᵢ |φ(zᵢ₊₁) − φ(zᵢ)|² / Δt needs no Jacobian for its value; its Hessian's blocks are products of Jacobians plus,
+on the diagonal, the Hessian of the scalar <lap, φ>. Metrics without a flat embedding use the midpoint rule per edge.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..._calculus import Embedding
+from ...metrics import Metric
+
+__all__ = ["ChordEnergy", "Energy", "Model", "MidpointEnergy", "energy_of"]
+
+
+@dataclasses.dataclass
+class Model:
+    """Second-order model of the energy at interior nodes, float64.
+
+    The Hessian has diagonal blocks `base` + `bend` and upper blocks `upper` + `bend_upper`. `base` and `upper` alone
+    (the metric's derivatives dropped: Gauss-Newton) are positive semi-definite; the bend may not be.
+    """
+
+    gradient: Tensor  # (B, m, d)
+    base: Tensor  # (B, m, d, d)
+    bend: Tensor  # (B, m, d, d)
+    upper: Tensor  # (B, m - 1, d, d)
+    bend_upper: Tensor | None = None  # (B, m - 1, d, d)
+
+    def _map(self, change: Callable[[str, Tensor], Tensor]) -> Model:
+        return Model(
+            change("gradient", self.gradient),
+            change("base", self.base),
+            change("bend", self.bend),
+            change("upper", self.upper),
+            None if self.bend_upper is None else change("bend_upper", self.bend_upper),
+        )
+
+    def select(self, index: Tensor) -> Model:
+        """The sub-batch at `index`."""
+        return self._map(lambda _, t: t[index])
+
+    def updated(self, index: Tensor, other: Model) -> Model:
+        """The same model with the sub-batch at `index` replaced."""
+        return self._map(lambda name, t: t.index_copy(0, index, getattr(other, name)))
+
+    def exact(self) -> tuple[Tensor, Tensor]:
+        """Diagonal and upper blocks of the Hessian."""
+        return self.base + self.bend, self.upper if self.bend_upper is None else self.upper + self.bend_upper
+
+    def convex(self) -> tuple[Tensor, Tensor]:
+        """Diagonal and upper blocks of a positive semi-definite stand-in, with as much of the bend as that allows."""
+        if self.bend_upper is not None:
+            return self.base, self.upper
+        safe = self.bend.nan_to_num(0.0, 0.0, 0.0)
+        values, vectors = torch.linalg.eigh(safe)
+        return self.base + (vectors * values.clamp_min(0.0)[..., None, :]) @ vectors.mT, self.upper
+
+
+class Energy:
+    """A discrete energy of curves z (B, n, d) with equal time steps."""
+
+    smooth = True
+
+    def value(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies (B,) and the size of their rounding errors (B,), float64; NaN where the metric is not finite."""
+        raise NotImplementedError
+
+    def model(self, z: Tensor) -> Model:
+        """Gradient and Hessian blocks with respect to the interior nodes."""
+        raise NotImplementedError
+
+    def _by_curves(self, compute: Callable[[Tensor], Model], z: Tensor, row_bytes: int, budget: int) -> Model:
+        curves = max(1, budget // max(1, row_bytes * z.shape[1]))
+        parts = [compute(z[i : i + curves]) for i in range(0, z.shape[0], curves)]
+        if len(parts) == 1:
+            return parts[0]
+        return parts[0]._map(lambda name, _: torch.cat([getattr(p, name) for p in parts]))
+
+
+class ChordEnergy(Energy):
+    """½ Σ |Δφ|²/Δt for a flat embedding φ."""
+
+    def __init__(self, embedding: Embedding, z: Tensor) -> None:
+        self.embedding = embedding
+        if bool(embedding(z).isfinite().all(-1).any()):
+            self.smooth = embedding.probe(z).smooth
+
+    def value(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies and their rounding errors."""
+        x = self.embedding(z)
+        chords = (x[:, 1:] - x[:, :-1]).double().square().sum(-1)
+        size = x.double().square().sum(-1)[:, 1:]
+        n1 = z.shape[1] - 1
+        noise = 8 * torch.finfo(z.dtype).eps * n1 * (chords * size).sum(-1).sqrt() / x.shape[-1] ** 0.5
+        return 0.5 * n1 * chords.sum(-1), noise
+
+    def model(self, z: Tensor) -> Model:
+        """Gradient Jᵀlap and blocks 2JᵀJ + <lap, φ''>, −JᵀJ₊."""
+        d = z.shape[-1]
+        row_bytes = self.embedding.probe(z).row_bytes * 2 * (1 + d)
+
+        def compute(z: Tensor) -> Model:
+            n1 = z.shape[1] - 1
+            inner = z[:, 1:-1]
+            x = self.embedding(z)
+            lap = 2 * x[:, 1:-1] - x[:, 2:] - x[:, :-2]
+            J = self.embedding.pushforward_basis(inner).movedim(0, -2)  # (B, m, d, D)
+            gradient = torch.einsum("BmiD,BmD->Bmi", J, lap)
+            base = 2 * (J @ J.mT)
+            upper = -(J[:, :-1] @ J[:, 1:].mT)
+            bend = self.embedding.hessian(inner, lap) if self.smooth else torch.zeros_like(base)
+            return Model(*(n1 * block.double() for block in (gradient, base, bend, upper)))
+
+        return self._by_curves(compute, z, row_bytes, self.embedding.max_bytes)
+
+
+class MidpointEnergy(Energy):
+    """½ Σ ΔxᵀA(x̄)Δx/Δt with x = φ(z), Δx the edge and x̄ its midpoint; φ is the identity for a bare metric tensor."""
+
+    def __init__(self, metric: Metric, z: Tensor) -> None:
+        self.metric = metric
+        self.embedding = metric.embedding
+        field = metric.tensor if metric.embedding is None or metric.ambient is None else metric.ambient
+        if metric.embedding is not None and metric.ambient is None:
+            raise ValueError("a flat embedding has a ChordEnergy")
+
+        self.field = field
+
+        def edge(y: Tensor) -> Tensor:
+            middle, step = y.chunk(2, dim=-1)
+            A = field(middle)
+            form = (step * A * step).sum(-1) if A.ndim == step.ndim else torch.einsum("Bi,Bij,Bj->B", step, A, step)
+            return 0.5 * form[:, None]
+
+        name = f"edge energy of {type(metric).__name__}"
+        self.edge = metric.cached("edge", lambda: Embedding(edge, name=name))
+        edges = self._edges(z).flatten(0, 1)
+        if bool(self.edge(edges).isfinite().any()):
+            self.edge.probe(edges)
+
+    def _image(self, z: Tensor) -> Tensor:
+        return z if self.embedding is None else self.embedding(z)
+
+    def _edges(self, z: Tensor) -> Tensor:
+        """Midpoint and step of every edge, (B, n - 1, 2D): well conditioned however short the edge."""
+        return _middle_and_step(*self._ends(self._image(z)))
+
+    @staticmethod
+    def _ends(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x[..., :-1, :], x[..., 1:, :]
+
+    def value(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies and their rounding errors."""
+        y = self._edges(z)
+        value = (z.shape[1] - 1) * self.edge(y)[..., 0].double().sum(-1)
+        middle, step = y.double().chunk(2, dim=-1)
+        relative = (middle.square().sum(-1) / step.square().sum(-1).clamp_min(1e-300)).mean(-1).sqrt()
+        return value, 8 * torch.finfo(z.dtype).eps * (1 + relative) * value.abs() / z.shape[1] ** 0.5
+
+    def model(self, z: Tensor) -> Model:
+        """Gradient and blocks, by forward-over-reverse second derivatives of one edge."""
+        d = z.shape[-1]
+        rows = self.edge.probe().row_bytes * 4 * (1 + 2 * d)
+        budget = self.edge.max_bytes
+        if self.embedding is not None:
+            rows += self.embedding.probe(z).row_bytes * 2 * (1 + d)
+        return self._by_curves(self._model, z, rows, budget)
+
+    def _model(self, z: Tensor) -> Model:
+        n1, d = z.shape[1] - 1, z.shape[-1]
+        y = self._edges(z)
+        one = y.new_ones(*y.shape[:-1], 1)
+        by_middle, by_step = self.edge.vjp(y, one).chunk(2, dim=-1)
+        covector = (0.5 * by_middle + by_step)[:, :-1] + (0.5 * by_middle - by_step)[:, 1:]
+        middle = y.chunk(2, dim=-1)[0]
+        if self.embedding is None:
+            node = covector
+            eye = torch.eye(d, dtype=z.dtype, device=z.device)[:, None, None].expand(-1, *middle.shape)
+            P = self._tangents(eye, eye)
+            extra = torch.zeros(1, dtype=z.dtype, device=z.device)
+            A = self.metric.tensor(middle)
+            first, cross, last = A, -A, A
+        else:
+            J = self.embedding.pushforward_basis(z)  # (d, B, n, D)
+            left, right = J[:, :, :-1], J[:, :, 1:]
+            P = self._tangents(left, right)
+            node = torch.einsum("iBnD,BnD->Bni", J[:, :, 1:-1], covector)
+            extra = self.embedding.hessian(z[:, 1:-1], covector)
+            lowered = self._lower(middle, torch.cat([left, right])).unflatten(0, (2, d))
+            first = torch.einsum("iBeD,jBeD->Beij", left, lowered[0])
+            cross = -torch.einsum("iBeD,jBeD->Beij", left, lowered[1])
+            last = torch.einsum("iBeD,jBeD->Beij", right, lowered[1])
+        base = last[:, :-1] + first[:, 1:]
+        upper = cross[:, 1:-1]
+        HP = self.edge.hvp_stack(y, one.expand(2 * d, *one.shape), P)
+        H = torch.einsum("iBeD,jBeD->Beij", P, HP)
+        H = 0.5 * (H + H.mT)
+        corners = H.unflatten(-1, (2, d)).unflatten(-3, (2, d))
+        diagonal = corners[:, :-1, 1, :, 1, :] + corners[:, 1:, 0, :, 0, :] + extra
+        beside = corners[:, 1:-1, 0, :, 1, :]
+        blocks = (node, base, diagonal - base, upper, beside - upper)
+        return Model(*(n1 * t.double() for t in blocks))
+
+    @staticmethod
+    def _tangents(left: Tensor, right: Tensor) -> Tensor:
+        """How (midpoint, step) move with the first and the second end: (2d, B, e, 2D)."""
+        return torch.cat([torch.cat([0.5 * left, -left], -1), torch.cat([0.5 * right, right], -1)])
+
+    def _lower(self, x: Tensor, X: Tensor) -> Tensor:
+        """A(x) applied to stacked vectors X (m, B, e, D)."""
+        A = self.field(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return A * X if A.ndim == x.ndim else torch.einsum("Beij,mBej->mBei", A, X)
+
+
+def _middle_and_step(start: Tensor, end: Tensor) -> Tensor:
+    return torch.cat([0.5 * (start + end), end - start], -1)
+
+
+def energy_of(metric: Metric, z: Tensor) -> Energy:
+    """The discrete energy that suits a metric; `z` (B, n, d) is where derivatives are probed."""
+    if metric.embedding is not None and metric.ambient is None:
+        return ChordEnergy(metric.embedding, z)
+    return MidpointEnergy(metric, z)

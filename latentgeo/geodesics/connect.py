@@ -1,0 +1,299 @@
+"""`connect` and `distance`: geodesics between pairs of codes.
+
+The boundary-value problem is solved by a solver value on batches of curves whose memory is bounded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._calculus import DEFAULT_MAX_BYTES
+from ..metrics import Metric
+from ._solvers.newton import Newton, Solution
+from .curve import Curve, arc_length
+from .geodesic import Geodesic, Status
+
+__all__ = ["connect", "curve_length", "distance"]
+
+
+def connect(
+    metric: Metric,
+    a: Tensor,
+    b: Tensor,
+    *,
+    solver: Newton | None = None,
+    init: Tensor | None = None,
+    throw: bool = True,
+) -> Geodesic:
+    r"""Geodesics between pairs of latent codes.
+
+    Each curve is a local minimiser of the energy in the basin of its starting curve; no claim is made that it is the
+    shortest.
+
+    Parameters
+    ----------
+    metric : Metric
+    a, b : Tensor of shape (*batch, d)
+        End points; batch shapes broadcast.
+    solver : Newton, optional
+        The solver and its options; None means ``Newton()``.
+    init : Tensor of shape (*batch, n, d), optional
+        Starting curves, n ≥ 2, whose first and last nodes are `a` and `b`; None means straight lines.
+    throw : bool
+        Raise if any curve failed; with False the result is returned and every curve has its status.
+
+    Returns
+    -------
+    Geodesic
+
+    Raises
+    ------
+    GeodesicError
+        If ``throw`` and any curve did not converge; the whole result is on the error.
+    TypeError, ValueError
+        If `a`, `b` or `init` have the wrong type, shape, dtype or device.
+
+    References
+    ----------
+    .. [1] Arvanitidis, Hansen, Hauberg, "Latent Space Oddity", ICLR 2018, arXiv:1710.11379.
+    .. [2] Shao, Kumar, Fletcher, "The Riemannian Geometry of Deep Generative Models", CVPRW 2018, arXiv:1711.08014.
+
+    Examples
+    --------
+    >>> from latentgeo.metrics import Sphere
+    >>> quarter = connect(Sphere(2), torch.zeros(2, dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64))
+    >>> quarter
+    Geodesic(d=2, n=33, 1/1 converged, length 1.571)
+    """
+    solver = Newton() if solver is None else solver
+    if not hasattr(solver, "solve"):
+        raise TypeError(f"`solver` must be a solver such as Newton(), got {solver!r}")
+    if not isinstance(metric, Metric):
+        raise TypeError(f"`metric` must be a Metric, got {type(metric).__name__}; wrap a map with PullbackMetric")
+    a, b = _end_points(metric, a, b)
+    batch, d = a.shape[:-1], a.shape[-1]
+    with torch.no_grad():
+        flat_a, flat_b = a.detach().reshape(-1, d), b.detach().reshape(-1, d)
+        start = _starting_curves(flat_a, flat_b, batch, init)
+        result = _assemble(metric, solver, flat_a, flat_b, start, batch)
+    return result.raise_for_status() if throw else result
+
+
+def _end_points(metric: Metric, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    metric.check(a, name="a")
+    metric.check(b, name="b")
+    if a.dtype != b.dtype or a.device != b.device:
+        raise TypeError(
+            f"`a` and `b` must have one dtype and device, got {a.dtype} on {a.device} and {b.dtype} on {b.device}; "
+            f"cast with `b.to(a)`"
+        )
+    if a.shape[-1] != b.shape[-1]:
+        raise ValueError(f"`a` and `b` must have the same latent dimension, got {a.shape[-1]} and {b.shape[-1]}")
+    try:
+        return torch.broadcast_tensors(a, b)
+    except RuntimeError:
+        raise ValueError(
+            f"`a` and `b` must have batch shapes that broadcast, got {tuple(a.shape)} and {tuple(b.shape)}; "
+            "for all pairs of A and B pass A[:, None] and B[None]"
+        ) from None
+
+
+def _starting_curves(a: Tensor, b: Tensor, batch: tuple[int, ...], init: Tensor | None) -> Tensor | None:
+    if init is None:
+        return None
+    d = a.shape[-1]
+    if not isinstance(init, Tensor):
+        raise TypeError(f"`init` must be None or a tensor of curves (*batch, n, d), got {type(init).__name__}")
+    if init.ndim < 2 or init.shape[-1] != d or init.shape[-2] < 2:
+        raise ValueError(f"`init` must have shape (*batch, n, {d}) with n >= 2, got {tuple(init.shape)}")
+    if init.dtype != a.dtype or init.device != a.device:
+        raise TypeError(f"`init` must be {a.dtype} on {a.device} like `a`, got {init.dtype} on {init.device}")
+    n = init.shape[-2]
+    try:
+        curves = init.detach().expand(*batch, n, d).reshape(-1, n, d)
+    except RuntimeError:
+        raise ValueError(f"`init` must broadcast to {(*batch, n, d)}, got {tuple(init.shape)}") from None
+    ends = torch.stack([a, b], 1)
+    off = (curves[:, [0, -1]] - ends).abs().amax(-1)
+    slack = 64 * torch.finfo(a.dtype).eps * ends.abs().amax(-1)
+    if bool((off > slack).any()):
+        worst = int((off - slack).amax(-1).argmax())
+        raise ValueError(
+            f"`init` curves must run from `a` to `b`; curve {worst} starts at {curves[worst, 0].tolist()} and ends at "
+            f"{curves[worst, -1].tolist()}"
+        )
+    curves = curves.clone()
+    curves[:, 0], curves[:, -1] = a, b
+    return curves
+
+
+def _assemble(
+    metric: Metric, solver: Newton, a: Tensor, b: Tensor, start: Tensor | None, batch: tuple[int, ...]
+) -> Geodesic:
+    """Solve the proper curves in memory-bounded groups and put every curve's result in its place."""
+    B, d = a.shape
+    finite = a.isfinite().all(-1) & b.isfinite().all(-1)
+    if start is not None:
+        usable = finite & start.isfinite().flatten(1).all(-1)
+    else:
+        usable = finite
+    same = finite & (a == b).all(-1)
+    status = np.full(B, Status.BAD_ENDPOINT, dtype=object)
+    status[(finite & ~usable).cpu().numpy()] = Status.NOT_FINITE
+    status[same.cpu().numpy()] = Status.CONVERGED
+    unknown = torch.full((B,), torch.nan, dtype=torch.float64, device=a.device)
+    values = {k: torch.where(same, 0.0, unknown) for k in ("length", "length_error", "energy", "residual")}
+    certified = same.clone()
+    stats = {name: torch.zeros(B, dtype=torch.long, device=a.device) for name in ("steps", "points")}
+    pieces: list[tuple[Tensor, Curve]] = []
+    still = same.nonzero()[:, 0]
+    if len(still):
+        pieces.append((still, Curve(a[still][:, None].expand(-1, 2, -1))))
+    todo = (usable & ~same).nonzero()[:, 0]
+    group = _group_size(metric, solver, a)
+    for i in range(0, len(todo), group):
+        index = todo[i : i + group]
+        if start is None:
+            begin = Curve(torch.stack([a[index], b[index]], 1), linear=True)
+        else:
+            begin = Curve(start[index], linear=True)
+        found: Solution = solver.solve(metric, begin)
+        for name in values:
+            values[name][index] = getattr(found, name)
+        certified[index] = found.certified
+        stats["steps"][index], stats["points"][index] = found.steps, found.points
+        for k, s in zip(index.tolist(), found.status, strict=True):
+            status[k] = s
+        pieces += [(index[members], curve) for members, curve in found.pieces]
+    n = max([curve.n for _, curve in pieces], default=solver.n_points)
+    n = max(n, solver.n_points)
+    t = torch.linspace(0.0, 1.0, n, dtype=a.dtype, device=a.device)
+    z = a.new_full((B, n, d), torch.nan)
+    exact_t = torch.linspace(0.0, 1.0, n, dtype=torch.float64, device=a.device)
+    for index, curve in pieces:
+        z[index] = curve.nodes if curve.n == n else curve(exact_t)
+    converged = torch.as_tensor([s is Status.CONVERGED for s in status], dtype=torch.bool, device=a.device)
+    return Geodesic(
+        z=z.reshape(*batch, n, d),
+        t=t,
+        **{name: value.to(a.dtype).reshape(batch) for name, value in values.items()},
+        converged=converged.reshape(batch),
+        status=status.reshape(batch),
+        certified=certified.reshape(batch),
+        stats={name: value.reshape(batch) for name, value in stats.items()},
+        metric=metric,
+        _pieces=tuple(pieces),
+    )
+
+
+def _group_size(metric: Metric, solver: Any, a: Tensor) -> int:
+    """Curves solved together: their nodes' blocks stay within the byte budget, whatever the batch."""
+    d = a.shape[-1]
+    nodes = getattr(solver, "max_points", 513)
+    budget = DEFAULT_MAX_BYTES if metric.embedding is None else metric.embedding.max_bytes
+    return max(1, budget // (nodes * d * d * 8 * 24))
+
+
+def curve_length(metric: Metric, curve: Tensor) -> Tensor:
+    """Length of polygons in latent space, nodes joined by straight segments.
+
+    Parameters
+    ----------
+    metric : Metric
+    curve : Tensor of shape (*batch, n, d)
+        Nodes, n ≥ 2; two nodes give the length of a straight line.
+
+    Returns
+    -------
+    Tensor of shape (*batch,)
+        In units of the metric's embedding, to a relative accuracy of about 1e-4; NaN where the metric is not finite.
+
+    Raises
+    ------
+    ValueError
+        If `curve` has fewer than two nodes.
+
+    Examples
+    --------
+    >>> from latentgeo.metrics import Euclidean
+    >>> curve_length(Euclidean(2), torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 0.0]]))
+    tensor(9.)
+    """
+    metric.check(curve, name="curve")
+    if curve.ndim < 2 or curve.shape[-2] < 2:
+        raise ValueError(f"`curve` must have shape (*batch, n, d) with n >= 2, got {tuple(curve.shape)}")
+    flat = curve.detach().reshape(-1, *curve.shape[-2:])
+    with torch.no_grad():
+        substeps = max(4, 2 ** (256 // (flat.shape[1] - 1)).bit_length() // 2)
+        length = arc_length(metric, Curve(flat, linear=True), rtol=1e-4, substeps=min(substeps, 64)).length
+    return length.to(curve.dtype).reshape(curve.shape[:-2])
+
+
+def distance(metric: Metric, a: Tensor, b: Tensor, *, solver: Newton | None = None) -> Tensor:
+    r"""Geodesic distance between latent codes.
+
+    Differentiable in `a` and `b` (first variation of length) and in the parameters of the metric's embedding (envelope
+    theorem at the solved curve).
+
+    Parameters
+    ----------
+    metric : Metric
+    a, b : Tensor of shape (*batch, d)
+        Latent codes; batch shapes broadcast.
+    solver : Newton, optional
+        None means ``Newton()``.
+
+    Returns
+    -------
+    Tensor of shape (*batch,)
+        Lengths in units of the metric's embedding (data units for `ExpectedMetric`). The gradient at a = b is zero.
+
+    Raises
+    ------
+    GeodesicError
+        If any curve does not converge.
+
+    References
+    ----------
+    .. [1] Arvanitidis, Hansen, Hauberg, "Latent Space Oddity", ICLR 2018, arXiv:1710.11379.
+
+    Examples
+    --------
+    >>> from latentgeo.metrics import Euclidean
+    >>> distance(Euclidean(2), torch.zeros(2), torch.tensor([3.0, 4.0]))
+    tensor(5.)
+    """
+    path = connect(metric, a, b, solver=solver)
+    module = None if metric.embedding is None else metric.embedding.module
+    learns = module is not None and any(p.requires_grad for p in module.parameters())
+    if not torch.is_grad_enabled() or not (a.requires_grad or b.requires_grad or learns):
+        return path.length
+    return _differentiable_length(path, *_end_points(metric, a, b), learns=learns)
+
+
+def _differentiable_length(path: Geodesic, a: Tensor, b: Tensor, *, learns: bool) -> Tensor:
+    """The path's length with the gradient of the distance: −G(a)ċ/|ċ| at a, G(b)ċ/|ċ| at b, ∂L/∂θ at a fixed curve."""
+    metric = path.metric
+    moving = path.length > 0
+    total = path.length.detach()
+    for end, where, sign in ((a, 0.0, -1.0), (b, 1.0, 1.0)):
+        if not end.requires_grad:
+            continue
+        with torch.no_grad():
+            v = path.velocity(where)[..., 0, :]
+            covector = torch.einsum("...ij,...j->...i", metric.tensor(end.detach()), v)
+            speed = (covector * v).sum(-1).clamp_min(0.0).sqrt()
+            unit = torch.where(moving, speed, 1.0)[..., None]
+            slope = torch.where(moving[..., None], sign * covector / unit, 0.0)
+        total = total + (slope * (end - end.detach())).sum(-1)
+    if learns and metric.embedding is not None and metric.ambient is None:
+        flat = torch.zeros(path.length.numel(), dtype=total.dtype, device=total.device)
+        for index, curve in path._pieces:
+            live = arc_length(metric, curve).length.to(total.dtype)
+            flat = flat.index_put((index,), live - live.detach())
+        total = total + torch.where(moving, flat.reshape(total.shape), 0.0)
+    return total

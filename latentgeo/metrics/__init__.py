@@ -1,0 +1,22 @@
+"""Riemannian metrics on latent space: local quantities only (tensor, norm, volume, acceleration, curvature).
+
+A metric takes any callable; it does not know what a decoder or a checkpoint is.
+"""
+
+from __future__ import annotations
+
+from .base import Metric, TensorMetric
+from .closed_form import Euclidean, HalfPlane, PoincareBall, Sphere
+from .pullback import ExpectedMetric, FisherRaoMetric, PullbackMetric
+
+__all__ = [
+    "Euclidean",
+    "ExpectedMetric",
+    "FisherRaoMetric",
+    "HalfPlane",
+    "Metric",
+    "PoincareBall",
+    "PullbackMetric",
+    "Sphere",
+    "TensorMetric",
+]

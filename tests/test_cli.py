@@ -1,0 +1,331 @@
+"""The command line, as a user meets it: good input, bad input, exit codes, files."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import tiny_model
+from numpy.testing import assert_allclose
+from typer.testing import CliRunner
+
+import latentgeo as lg
+from latentgeo import _cli_support as support
+from latentgeo import plot
+from latentgeo.cli import app
+from latentgeo.decoders import MLP
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
+    lg.save(model, path)
+    return str(path)
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exit_code != code:
+        raise AssertionError(f"exit code {result.exit_code}, not {code}:\n{result.output}") from result.exception
+    return result
+
+
+def refused(*arguments):
+    """The one line that says why a command refused."""
+    result = run(*arguments, code=2)
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("latentgeo: ")
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+def exact(model, a, b):
+    metric = lg.ExpectedMetric(model.decoder)
+    return lg.connect(metric, a, b, solver=lg.Newton(rtol=1e-2), throw=False)
+
+
+# --- help, version, info --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [[], ["info"], ["distances"], ["heatmap"], ["demo"]])
+def test_help(arguments):
+    text = run(*arguments, "--help").stdout
+    assert "Usage: " in text
+    assert len(text.splitlines()) > 8
+
+
+def test_no_command_shows_help():
+    result = CliRunner().invoke(app, [])
+    assert "distances" in result.output
+
+
+def test_version():
+    assert run("--version").stdout.strip() == f"latentgeo {lg.__version__}"
+
+
+def test_console_script_and_module():
+    for command in ([Path(sys.executable).parent / "latentgeo"], [sys.executable, "-m", "latentgeo.cli"]):
+        result = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+        assert result.stdout.strip() == f"latentgeo {lg.__version__}"
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; from typer.testing import CliRunner; from latentgeo.cli import app;"
+        "CliRunner().invoke(app, ['--help']); print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
+
+
+def test_info(checkpoint):
+    text = run("info", checkpoint).stdout
+    for expected in ("latent dim  ", "20 numbers", "6 centres", "60×2", "0: 20, 1: 20, 2: 20", "made up", "Gaussian"):
+        assert expected in text
+
+
+# --- distances ------------------------------------------------------------------------------------------------------
+
+
+def test_pairs_to_csv(checkpoint, model, tmp_path):
+    out = tmp_path / "new folder" / "pairs.csv"
+    assert "5 curves, 5 converged" in run("distances", checkpoint, "--pairs", 5, "--seed", 3, "--out", out).stdout
+    with out.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["from", "to", "length", "length_error", "straight_length", "converged", "status"]
+    first, second = ([int(row[name]) for row in rows] for name in ("from", "to"))
+    path = exact(model, model.codes[first], model.codes[second])
+    assert_allclose([float(row["length"]) for row in rows], path.length, rtol=1e-5)
+    assert_allclose([float(row["length_error"]) for row in rows], path.length_error, rtol=1e-3, atol=1e-6)
+    assert {row["status"] for row in rows} == {"converged"}
+    assert all(float(row["length"]) <= float(row["straight_length"]) * (1 + 1e-2) for row in rows)
+
+
+def test_same_seed_same_pairs(checkpoint, tmp_path):
+    outs = [tmp_path / f"{i}.npy" for i in range(3)]
+    for out, seed in zip(outs, (1, 1, 2), strict=True):
+        run("distances", checkpoint, "--pairs", 4, "--seed", seed, "--out", out)
+    a, b, c = (np.load(out) for out in outs)
+    assert (a == b).all()
+    assert (a["from"] != c["from"]).any()
+    assert (a["from"] != a["to"]).all()
+
+
+def test_codes_to_matrix(checkpoint, model, tmp_path):
+    codes, out = tmp_path / "codes.npy", tmp_path / "matrix.npy"
+    np.save(codes, model.codes[:4].numpy())
+    run("distances", checkpoint, "--codes", codes, "--out", out)
+    matrix = np.load(out)
+    assert_allclose(matrix, matrix.T)
+    assert_allclose(np.diag(matrix), 0)
+    path = exact(model, model.codes[[0, 1]], model.codes[[2, 3]])
+    assert_allclose(matrix[[0, 1], [2, 3]], path.length, rtol=1e-4)
+
+
+def test_matrix_to_csv(checkpoint, model, tmp_path):
+    codes, out = tmp_path / "codes.csv", tmp_path / "matrix.csv"
+    np.savetxt(codes, model.codes[:3].numpy(), delimiter=",", header="z1,z2", comments="")
+    run("distances", checkpoint, "--codes", codes, "--out", out)
+    assert np.loadtxt(out, delimiter=",").shape == (3, 3)
+
+
+def test_from_one_to_many(checkpoint, model, tmp_path):
+    np.save(tmp_path / "a.npy", model.codes[:1].numpy())
+    np.save(tmp_path / "b.npy", model.codes[1:4].numpy().astype(np.float64))
+    out = tmp_path / "out.npy"
+    run("distances", checkpoint, "--from", tmp_path / "a.npy", "--to", tmp_path / "b.npy", "--out", out)
+    rows = np.load(out)
+    assert rows["from"].tolist() == [0, 0, 0]
+    assert rows["to"].tolist() == [0, 1, 2]
+    assert_allclose(rows["length"], exact(model, model.codes[:1].expand(3, 2), model.codes[1:4]).length, rtol=1e-4)
+
+
+def test_double_precision(checkpoint, model, tmp_path):
+    out = tmp_path / "out.npy"
+    run("distances", checkpoint, "--pairs", 2, "--out", out, "--dtype", "float64", "--rtol", "1e-4")
+    rows = np.load(out)
+    metric = lg.ExpectedMetric(model.decoder.to(torch.float64))
+    a, b = model.codes[rows["from"]].double(), model.codes[rows["to"]].double()
+    assert_allclose(rows["length"], lg.distance(metric, a, b, solver=lg.Newton(rtol=1e-4)).detach(), rtol=1e-10)
+
+
+def test_a_code_to_itself_is_zero(checkpoint, model, tmp_path):
+    np.save(tmp_path / "a.npy", model.codes[:2].numpy())
+    run("distances", checkpoint, "--from", tmp_path / "a.npy", "--to", tmp_path / "a.npy", "--out", tmp_path / "o.npy")
+    rows = np.load(tmp_path / "o.npy")
+    assert rows["length"].tolist() == [0, 0]
+    assert rows["converged"].all()
+
+
+def test_one_code_has_a_matrix_too(checkpoint, model, tmp_path):
+    np.save(tmp_path / "a.npy", model.codes[:1].numpy())
+    run("distances", checkpoint, "--codes", tmp_path / "a.npy", "--out", tmp_path / "o.npy")
+    assert np.load(tmp_path / "o.npy").tolist() == [[0.0]]
+
+
+def test_failed_curves_are_written_and_told(checkpoint, tmp_path, monkeypatch):
+    newton = lg.Newton
+    monkeypatch.setattr(lg, "Newton", lambda **options: newton(max_steps=1, **options))
+    out = tmp_path / "out.csv"
+    result = run("distances", checkpoint, "--pairs", 3, "--rtol", "1e-9", "--out", out, code=1)
+    assert "3 curves, 0 converged" in result.stdout
+    assert sum(int(count) for count in re.findall(r"^(\d+) failed: ", result.stderr, flags=re.MULTILINE)) == 3
+    with out.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["converged"] for row in rows] == ["False"] * 3
+    assert all(row["status"] != "converged" for row in rows)
+
+
+def test_failed_entries_of_a_matrix_are_nan(checkpoint, model, tmp_path, monkeypatch):
+    newton = lg.Newton
+    monkeypatch.setattr(lg, "Newton", lambda **options: newton(max_steps=1, **options))
+    np.save(tmp_path / "a.npy", model.codes[:2].numpy())
+    run("distances", checkpoint, "--codes", tmp_path / "a.npy", "--rtol", "1e-9", "--out", tmp_path / "o.npy", code=1)
+    matrix = np.load(tmp_path / "o.npy")
+    assert np.isnan(matrix[0, 1])
+    assert matrix[0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.array([[0.0, np.nan], [0.0, 0.0]]), "1 of 2 rows have NaN or infinity"),
+        (np.zeros((3, 3)), r"shape \(n, 2\), one code per row; got \(3, 3\)"),
+        (np.zeros(2), r"got \(2,\)"),
+        (np.zeros((0, 2)), "holds no codes"),
+        (np.array([["a", "b"]]), "could not be read as an array of numbers"),
+        (np.array([{}], dtype=object), "could not be read as an array of numbers"),
+    ],
+)
+def test_bad_codes(checkpoint, tmp_path, content, message):
+    codes = tmp_path / "codes.npy"
+    np.save(codes, content, allow_pickle=content.dtype == object)
+    assert re.search(message, refused("distances", checkpoint, "--codes", codes, "--out", tmp_path / "o.npy"))
+    assert not (tmp_path / "o.npy").exists()
+
+
+@pytest.mark.parametrize("text", ["1,2\n3\n", "1,2\nx,y\n", "", "a,b\n"])
+def test_bad_csv(checkpoint, tmp_path, text):
+    codes = tmp_path / "codes.csv"
+    codes.write_text(text, encoding="utf-8")
+    assert str(codes) in refused("distances", checkpoint, "--codes", codes, "--out", tmp_path / "o.npy")
+
+
+def test_bad_options(checkpoint, tmp_path):
+    out = tmp_path / "o.npy"
+    assert ".npy or .csv" in refused("distances", checkpoint, "--out", tmp_path / "o.txt")
+    assert "only one of" in refused("distances", checkpoint, "--pairs", 2, "--codes", out, "--out", out)
+    assert "go together" in refused("distances", checkpoint, "--from", out, "--out", out)
+    assert "no file of codes at" in refused("distances", checkpoint, "--codes", out, "--out", out)
+    assert "cannot be used" in refused("distances", checkpoint, "--device", "nonsense", "--out", out)
+    np.save(tmp_path / "a.npy", np.zeros((2, 2)))
+    np.save(tmp_path / "b.npy", np.zeros((3, 2)))
+    both = ("--from", tmp_path / "a.npy", "--to", tmp_path / "b.npy")
+    assert "equally many rows, or one; got 2 and 3" in refused("distances", checkpoint, *both, "--out", out)
+    for wrong in (["--pairs", "0"], ["--rtol", "-1"], ["--dtype", "float16"], ["--seed", "x"]):
+        run("distances", checkpoint, "--out", out, *wrong, code=2)
+    run("distances", checkpoint, code=2)
+
+
+@pytest.mark.parametrize(
+    "command", [["info"], ["distances", "--out", "o.npy"], ["heatmap", "--out", "o.html"], ["demo"]]
+)
+def test_bad_checkpoints(command, tmp_path):
+    missing, noise = tmp_path / "missing.safetensors", tmp_path / "noise.safetensors"
+    noise.write_bytes(os.urandom(1000))
+    assert "no checkpoint at" in refused(command[0], missing, *command[1:])
+    assert refused(command[0], noise, *command[1:])
+    assert refused(command[0], tmp_path, *command[1:])
+
+
+def test_checkpoint_without_codes(model, tmp_path):
+    bare = tmp_path / "bare.safetensors"
+    lg.save(lg.LatentModel(model.decoder), bare)
+    assert "holds no codes" in refused("distances", bare, "--out", tmp_path / "o.npy")
+    assert "holds no codes" in refused("heatmap", bare, "--out", tmp_path / "o.html")
+    run("heatmap", bare, "--pairs", 0, "--resolution", 8, "--out", tmp_path / "o.html")
+    assert "none" in run("info", bare).stdout
+
+
+def test_traceback_on_request(tmp_path):
+    result = CliRunner().invoke(app, ["--traceback", "info", str(tmp_path / "none")])
+    assert isinstance(result.exception, FileNotFoundError)
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("term", ["both", "mean", "std"])
+def test_heatmap(checkpoint, tmp_path, term):
+    out = tmp_path / "map.html"
+    result = run("heatmap", checkpoint, "--out", out, "--pairs", 2, "--resolution", 12, "--term", term)
+    assert "2 curves, 2 converged" in result.stdout
+    text = out.read_text(encoding="utf-8")
+    assert "½ log det" in text or "\\u00bd log det" in text
+    assert "straight line" in text
+
+
+@pytest.mark.skipif(plot.browser() is None, reason="no kaleido, or no Chromium or Chrome")
+def test_heatmap_as_picture(checkpoint, tmp_path):
+    out = tmp_path / "map.html"
+    run("heatmap", checkpoint, "--out", out, "--png", "--pairs", 1, "--resolution", 12)
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_picture_without_browser(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(plot, "browser", lambda: None)
+    assert "--png needs" in refused("heatmap", checkpoint, "--out", tmp_path / "o.html", "--png")
+
+
+def test_heatmap_bad_options(checkpoint, tmp_path):
+    assert ".html" in refused("heatmap", checkpoint, "--out", tmp_path / "o.png")
+    decoder = lg.wrap(MLP([3, 4]).eval(), 3, lg.Deterministic())
+    lg.save(lg.LatentModel(decoder, codes=torch.zeros(2, 3)), tmp_path / "three.safetensors")
+    assert "2-D latent space" in refused("heatmap", tmp_path / "three.safetensors", "--out", tmp_path / "o.html")
+    assert "2-D latent space" in refused("demo", tmp_path / "three.safetensors")
+
+
+def test_demo(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(plot, "browser", lambda: None)
+    text = run("demo", checkpoint, "--pairs", 2, "--resolution", 12, "--out", tmp_path / "d").stdout
+    assert len(re.findall(r"converged", text)) == 2
+    assert "picture: none" in text
+    assert (tmp_path / "d" / "index.html").stat().st_size > 1e6
+
+
+def test_demo_finds_the_shipped_checkpoint_from_anywhere(tmp_path, monkeypatch):
+    if not (ROOT / "checkpoints" / "mnist-2d.safetensors").exists():
+        pytest.skip("the shipped checkpoint is not there")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plot, "browser", lambda: None)
+    text = run("demo", "--pairs", 1, "--resolution", 8).stdout
+    assert "mnist-2d" in text
+    assert (tmp_path / "demo" / "index.html").exists()
+
+
+def test_far_pairs_are_far_and_of_different_labels(model):
+    labels = model.labels.tolist()
+    first, second = support.choose_far(model.codes, 6, 0, labels)
+    assert all(labels[i] != labels[j] for i, j in zip(first, second, strict=True))
+    gap = (model.codes[first] - model.codes[second]).norm(dim=-1)
+    assert (gap >= torch.pdist(model.codes).median() * 0.9).all()
+
+
+def test_pairs_of_a_single_code_are_refused():
+    with pytest.raises(ValueError, match="at least 2 codes"):
+        support.choose(1, 3, 0)
