@@ -53,14 +53,6 @@ class Model:
         """Diagonal and upper blocks of the Hessian."""
         return self.base + self.bend, self.upper if self.bend_upper is None else self.upper + self.bend_upper
 
-    def convex(self) -> tuple[Tensor, Tensor]:
-        """Diagonal and upper blocks of a positive semi-definite stand-in, with as much of the bend as that allows."""
-        if self.bend_upper is not None:
-            return self.base, self.upper
-        safe = self.bend.nan_to_num(0.0, 0.0, 0.0)
-        values, vectors = torch.linalg.eigh(safe)
-        return self.base + (vectors * values.clamp_min(0.0)[..., None, :]) @ vectors.mT, self.upper
-
 
 class Energy:
     """A discrete energy of curves z (B, n, d) with equal time steps."""

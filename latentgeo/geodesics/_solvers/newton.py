@@ -22,8 +22,9 @@ __all__ = ["Newton", "Solution"]
 
 _COARSEST = 9
 _FAIR_RATIO = 1.05  # arc over chord above which a polygon hides length between its nodes
-_MOST_DAMPING = 1e12
+_LEAST_DAMPING, _MOST_DAMPING = 1e-2, 1e12
 _MOST_IDLE = 4
+_SADDLE = 1e-3  # residual below which an indefinite Hessian is taken for a saddle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,11 +229,12 @@ class _Descent:
         while len(index) and model is not None and trials < 4 * self.max_steps:
             trials += 1
             bad = ~model.gradient.isfinite().flatten(1).all(-1)
-            step, predicted, exact = self._step(model, self.damping[index], index)
+            step, predicted, definite = self._step(model, index)
+            exact = definite & (self.damping[index] == 0)
             residual = (predicted.clamp_min(0.0) / self.value[index].clamp_min(1e-300)).sqrt()
             self.residual[index] = torch.where(exact | ~self.residual[index].isfinite(), residual, self.residual[index])
             accepted = self._try(index, step, predicted)
-            saddle = ~exact & (residual <= self.tol) & (self.damping[index] <= 1e-3) & self.energy.smooth
+            saddle = ~definite & (residual <= max(self.tol, _SADDLE)) & self.energy.smooth
             if bool(saddle.any()):
                 which = saddle.nonzero()[:, 0]
                 accepted[which] |= self._fall_off(index[which], model.select(which))
@@ -297,33 +299,44 @@ class _Descent:
         self.steps[taken] += 1
         return left
 
-    def _step(self, model: Model, damping: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Newton step, the decrease it predicts, and whether it came from the undamped, exact Hessian."""
-        diagonal, upper = model.exact()
-        factor = BlockTridiagonal(diagonal.nan_to_num(0.0), upper.nan_to_num(0.0))
-        exact = factor.positive_definite & (damping == 0)
+    def _step(self, model: Model, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Newton step, the decrease it predicts, and whether the undamped Hessian is positive definite.
+
+        Where it is not, the damping is raised until the damped one is: the step then uses negative curvature.
+        """
+        diagonal, upper = (t.nan_to_num(0.0) for t in model.exact())
+        factor = BlockTridiagonal(diagonal, upper)
+        definite = factor.positive_definite
         step = -factor.solve(model.gradient)
-        poor = (~exact).nonzero()[:, 0]
-        if len(poor):
-            # the exact Hessian with damping where it is positive definite, else its convex stand-in
-            definite = factor.positive_definite[poor]
-            some = model.select(poor)
-            stand_in, beside = some.convex()
-            keep = definite[:, None, None, None]
-            diag = torch.where(keep, some.exact()[0], stand_in)
-            off = torch.where(keep, some.exact()[1], beside)
-            trace = some.base.diagonal(dim1=-2, dim2=-1).mean((-2, -1))
-            eye = torch.eye(diag.shape[-1], dtype=diag.dtype, device=diag.device)
-            level = torch.maximum(damping[poor], torch.where(definite, 0.0, 1e-8))[:, None, None, None]
-            weight = some.base.diagonal(dim1=-2, dim2=-1).diag_embed() + 1e-2 * trace[:, None, None, None] * eye
-            shift = level * weight
-            damped = BlockTridiagonal((diag + shift).nan_to_num(0.0), off.nan_to_num(0.0))
-            ok = damped.positive_definite[:, None, None]
-            step[poor] = torch.where(ok, -damped.solve(some.gradient), 0.0)
+        weight = self._weight(model)
+        damping = torch.where(definite, self.damping[index], self.damping[index].clamp_min(_LEAST_DAMPING))
+        todo = (~definite | (damping > 0)).nonzero()[:, 0]
+        while len(todo):
+            level = damping[todo][:, None, None, None]
+            factor = BlockTridiagonal(diagonal[todo] + level * weight[todo], upper[todo] + level * model.upper[todo])
+            good = factor.positive_definite
+            step[todo] = torch.where(good[:, None, None], -factor.solve(model.gradient[todo]), 0.0)
+            todo = todo[~good & (damping[todo] < _MOST_DAMPING)]
+            damping[todo] *= 4
+        self.damping[index] = damping
         step = step.nan_to_num(0.0, 0.0, 0.0)
         # ½gᵀH⁻¹g for the undamped model; never more for a damped one
         predicted = -0.5 * (model.gradient * step).sum((-2, -1))
-        return step, predicted, exact
+        return step, predicted, definite
+
+    @staticmethod
+    def _weight(model: Model) -> Tensor:
+        """Diagonal blocks of what damping adds to the Hessian, beside its Gauss-Newton `upper`.
+
+        The Gauss-Newton part limits steps in the energy norm, which treats bends of all wavelengths alike; the negative
+        part of the bend, turned round, makes a damping of one enough for a positive definite model; and a floor for the
+        whole curve serves nodes where the metric vanishes.
+        """
+        values, vectors = torch.linalg.eigh(model.bend.nan_to_num(0.0, 0.0, 0.0))
+        concave = (vectors * values.clamp_max(0.0).neg()[..., None, :]) @ vectors.mT
+        own = model.base.diagonal(dim1=-2, dim2=-1)
+        floor = own.mean((-2, -1), keepdim=True) / (model.base.shape[1] + 1) ** 2
+        return model.base + concave + floor.expand_as(own).diag_embed()
 
     def _try(self, index: Tensor, step: Tensor, predicted: Tensor) -> Tensor:
         """Take the steps that lower the energy; adapt the damping. Returns which were taken."""
@@ -336,9 +349,9 @@ class _Descent:
         accepted = value.isfinite() & ((fall >= 1e-4 * predicted) & (fall > 0) | within) & (predicted > 0)
         gain = fall / predicted.clamp_min(1e-300)
         old = self.damping[index]
-        easier = torch.where(gain > 0.7, old / 10, torch.where(gain > 0.25, old, 4 * old))
-        easier = torch.where(easier < 1e-6, 0.0, easier)
-        self.damping[index] = torch.where(accepted, easier, torch.maximum(10 * old, torch.full_like(old, 1e-3)))
+        easier = torch.where(gain > 0.7, old / 10, torch.where(gain > 0.25, old, 2 * old))
+        easier = torch.where(easier < _LEAST_DAMPING, 0.0, easier)
+        self.damping[index] = torch.where(accepted, easier, torch.maximum(2 * old, torch.full_like(old, 3e-2)))
         taken = index[accepted]
         self.z[taken] = trial[accepted]
         self.value[taken], self.noise[taken] = value[accepted], noise[accepted]
