@@ -87,9 +87,13 @@ def main() -> None:
     straight = lg.curve_length(metric, torch.stack([a, b], 1))
     ok = path.converged
     print(f"{path}\nstatuses: {dict(collections.Counter(s.name for s in path.status))}")
-    print(f"cost: {statistics.median(seconds):.2f} s = {statistics.median(seconds) / statistics.median(unit):.0f} units")
+    print(
+        f"cost: {statistics.median(seconds):.2f} s = {statistics.median(seconds) / statistics.median(unit):.0f} units"
+    )
     steps, points = path.stats["steps"], collections.Counter(path.stats["points"].tolist())
-    print(f"Newton steps: mean {steps.double().mean():.1f}, most {int(steps.max())}; nodes: {dict(sorted(points.items()))}")
+    print(
+        f"Newton steps: mean {steps.double().mean():.1f}, most {int(steps.max())}; nodes: {dict(sorted(points.items()))}"
+    )
     print(f"geodesic / straight length: mean {(path.length / straight)[ok].mean():.3f}")
 
     t = torch.linspace(0, 1, 2001, dtype=torch.float64)

@@ -309,6 +309,25 @@ class TestStatuses:
         assert not bool(path.certified)
         assert path.status.item() is not Status.CONVERGED
 
+    @pytest.mark.parametrize("width", [0.05, 0.01, 0.002])
+    def test_walls_are_climbed_not_jumped(self, width):
+        """A wall thinner than coarse nodes' spacing: a polygon that steps across it would look four times shorter."""
+        height = 4.0
+
+        def phi(z):
+            return torch.cat([z, height * torch.exp(-0.5 * (z[:, :1] / width) ** 2)], -1)
+
+        a = torch.tensor([[-1.0, 0.0], [-0.7, 0.3]], dtype=torch.float64)
+        b = torch.tensor([[1.0, 0.0], [0.9, -0.4]], dtype=torch.float64)
+        path = connect(PullbackMetric(phi, dim=2), a, b, solver=Newton(rtol=1e-3), throw=False)
+        x = torch.linspace(-1, 1, 2_000_001, dtype=torch.float64)
+        profile = torch.stack([x, height * torch.exp(-0.5 * (x / width) ** 2)])
+        exact = profile.diff(dim=1).norm(dim=0).sum()
+        assert bool(path.converged[0]) or path.status[0] in (Status.UNRESOLVED, Status.MAX_POINTS)
+        if bool(path.converged[0]):
+            assert abs(float(path.length[0] - exact)) <= float(path.length_error[0]) + 1e-4
+        assert bool((path.length > 2 * height).all())
+
     def test_one_dimensional_latents(self):
         a, b, exact = LINE.pairs(20)
         assert_close(distance(LINE.metric, a, b, solver=Newton(rtol=1e-6)), exact, rtol=1e-6, atol=0)

@@ -149,6 +149,32 @@ def test_failed_curves_look_different(metric, model):
     assert not named(figure, "geodesic")
 
 
+def test_strips_of_failed_curves_say_so(metric, model):
+    path = lg.connect(metric, model.codes[:1], model.codes[1:2], solver=lg.Newton(max_steps=1, rtol=1e-9), throw=False)
+    assert [t.name for t in plot.strip(model.decoder, path, n=2, shape=(4, 5)).data] == [
+        "A: failed",
+        "A: straight line",
+    ]
+
+
+def test_legend_of_many_labels_gets_the_room_it_needs(metric, model):
+    few, many = (
+        plot.measure(metric, codes=model.codes, labels=np.arange(60) % n, resolution=8).layout.height for n in (3, 60)
+    )
+    assert many > few + 3 * 20
+
+
+def test_continuous_labels_are_refused(metric):
+    codes = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="at most 200 groups, got 300; bin"):
+        plot.measure(metric, codes=codes, labels=codes[:, 0], resolution=8)
+
+
+def test_colours_span_a_bounded_range(metric, model):
+    heatmap = plot.measure(metric, codes=model.codes, resolution=40, term="std").data[0]
+    assert 0 < heatmap.zmax - heatmap.zmin <= 20
+
+
 def test_saturated_region_is_hatched_and_nothing_else(figure, model):
     heatmap = figure.data[0]
     std = model.decoder.std(grid(heatmap).float()).detach().numpy().mean(-1)

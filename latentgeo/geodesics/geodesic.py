@@ -23,6 +23,7 @@ class Status(enum.Enum):
     CONVERGED = "converged"
     MAX_STEPS = "the step limit was reached; raise `max_steps` or give better starting curves by `init=`"
     MAX_POINTS = "the length is not yet accurate to `rtol`; raise `max_points` or `rtol`"
+    UNRESOLVED = "ridges of the metric are thinner than the spacing of the nodes; raise `max_points`"
     NOT_MINIMAL = "a critical point that is not a local minimum; give other starting curves by `init=`"
     PRECISION = "rounding hides any further progress; use float64 or a larger `residual_tol`"
     NOT_FINITE = "the metric is not finite along the starting curve; start inside the region where it is"

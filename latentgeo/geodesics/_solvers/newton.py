@@ -24,6 +24,10 @@ _COARSEST = 9
 _FAIR_RATIO = 1.05  # arc over chord above which a polygon hides length between its nodes
 _LEAST_DAMPING, _MOST_DAMPING = 1e-2, 1e12
 _MOST_IDLE = 4
+_LONGER = 3e-3  # relative growth of the true length that a solve is forgiven, for quadrature on coarse nodes
+_MOST_JUMPS = 4  # then more nodes are needed
+_BOLD = 1e-2  # a step that predicts a larger relative decrease is checked for jumps across ridges
+_HIDDEN = 1.02  # how much more of its energy a step may hide between the nodes than the start of the level did
 _SADDLE = 1e-3  # residual below which an indefinite Hessian is taken for a saddle
 
 
@@ -115,6 +119,7 @@ class _Refinement:
         self.levels = solver._levels()
         self.length = torch.full((B,), torch.nan, dtype=torch.float64, device=z.device)
         self.error = torch.full_like(self.length, torch.inf)
+        self.entry = self.length.clone()  # of the curve that entered the present level
         self.energy, self.residual = self.length.clone(), self.length.clone()
         self.certified = torch.zeros(B, dtype=torch.bool, device=z.device)
         self.steps = torch.zeros(B, dtype=torch.long, device=z.device)
@@ -156,6 +161,7 @@ class _Refinement:
             spans = arc_length(self.metric, Curve(nodes), rtol=0.1)
             fair = ~(spans.ratio > _FAIR_RATIO) | (level == len(self.levels) - 1)
             fair |= ~spans.length.isfinite()
+            self.entry[rest] = spans.length
             waiting[level] = [(rest[fair], nodes[fair])]
             rest = rest[~fair]
             if len(rest) == 0:
@@ -180,19 +186,26 @@ class _Refinement:
         self.residual[index], self.certified[index] = descent.residual, descent.certified
         self.steps[index] += descent.steps
         self.points[index] = n
+        # nodes that jumped across thin ridges lower the polygon's energy but not the curve's length
+        longer = spans.length > self.entry[index] * (1 + max(_LONGER, self.solver.rtol))
         failed_before = self.failed[index]
-        self.failed[index] = ~descent.converged
+        coarse = longer | torch.tensor([s is Status.UNRESOLVED for s in descent.status], device=index.device)
+        self.failed[index] = ~descent.converged & ~coarse
         accurate = (error <= self.solver.rtol * spans.length) & (n >= self.solver.n_points)
         fatal = torch.tensor([s is Status.NOT_FINITE for s in descent.status], device=index.device)
-        done = (accurate & descent.converged) | fatal | last | (failed_before & ~descent.converged)
+        done = (accurate & descent.converged & ~longer) | fatal | last | (failed_before & self.failed[index])
         for k in done.nonzero()[:, 0].tolist():
             status = descent.status[k]
-            if status is Status.CONVERGED and not accurate[k]:
+            if status is Status.CONVERGED and longer[k]:
+                status = Status.UNRESOLVED
+            elif status is Status.CONVERGED and not accurate[k]:
                 status = Status.MAX_POINTS
             self.status[int(index[k])] = status
         if bool(done.any()):
             self.pieces.append((index[done], curve.select(done)))
-        return index[~done], curve.select(~done).refined()
+        self.entry[index] = torch.where(longer, self.entry[index], spans.length)
+        finer = torch.where(longer[:, None, None], Curve(nodes).refined(), curve.refined())
+        return index[~done], finer[~done]
 
 
 class _Descent:
@@ -204,9 +217,11 @@ class _Descent:
         B = z.shape[0]
         self.value, self.noise = energy.value(self.z)
         self.damping = torch.zeros_like(self.value)
+        self.most_hidden = (_HIDDEN * self._hidden(self.z, self.value)).clamp_min(_FAIR_RATIO**2)
         self.residual = torch.full_like(self.value, torch.inf)
         self.certified = torch.zeros(B, dtype=torch.bool, device=z.device)
         self.steps = torch.zeros(B, dtype=torch.long, device=z.device)
+        self.jumps = torch.zeros(B, dtype=torch.long, device=z.device)  # steps refused for jumping across ridges
         self.idle = torch.zeros(B, dtype=torch.long, device=z.device)  # steps in a row that rounding swallowed
         self.status = [Status.MAX_STEPS] * B
         self.active = self.value.isfinite()
@@ -251,6 +266,7 @@ class _Descent:
             self._finish(index, bad & ~won, Status.NOT_FINITE)
             self._finish(index, (stuck | flat) & ~won & exact, Status.PRECISION)
             self._finish(index, (stuck | flat) & ~won & ~exact, Status.NOT_MINIMAL)
+            self._finish(index, (self.jumps[index] >= _MOST_JUMPS) & ~won, Status.UNRESOLVED)
             self._finish(index, spent & ~won, Status.MAX_STEPS)
             stay = self.active[index]
             moved = accepted & stay
@@ -338,6 +354,12 @@ class _Descent:
         floor = own.mean((-2, -1), keepdim=True) / (model.base.shape[1] + 1) ** 2
         return model.base + concave + floor.expand_as(own).diag_embed()
 
+    def _hidden(self, z: Tensor, value: Tensor) -> Tensor:
+        """Energy with a node more in the middle of each side, over the energy: far above one if ridges are jumped."""
+        finer = z.new_empty(z.shape[0], 2 * z.shape[1] - 1, z.shape[2])
+        finer[:, 0::2], finer[:, 1::2] = z, 0.5 * (z[:, 1:] + z[:, :-1])
+        return self.energy.value(finer)[0] / value.clamp_min(1e-300)
+
     def _try(self, index: Tensor, step: Tensor, predicted: Tensor) -> Tensor:
         """Take the steps that lower the energy; adapt the damping. Returns which were taken."""
         z = self.z[index]
@@ -347,6 +369,11 @@ class _Descent:
         fall = self.value[index] - value
         within = (predicted <= self.noise[index]) & (fall >= -2 * self.noise[index])
         accepted = value.isfinite() & ((fall >= 1e-4 * predicted) & (fall > 0) | within) & (predicted > 0)
+        bold = (accepted & (predicted > _BOLD * self.value[index])).nonzero()[:, 0]
+        if len(bold):
+            fair = self._hidden(trial[bold], value[bold]) <= self.most_hidden[index[bold]]
+            accepted[bold] = fair
+            self.jumps[index[bold]] += (~fair).long()
         gain = fall / predicted.clamp_min(1e-300)
         old = self.damping[index]
         easier = torch.where(gain > 0.7, old / 10, torch.where(gain > 0.25, old, 2 * old))
