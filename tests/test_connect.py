@@ -378,7 +378,7 @@ class TestBadInput:
             connect(self.metric, self.a, self.b, init=torch.zeros(5, 2, dtype=torch.float64))
 
     def test_init_type_and_dtype(self):
-        with pytest.raises(TypeError, match="`init` must be None or a tensor"):
+        with pytest.raises(TypeError, match="`init` must be None, a LatentGraph or a tensor"):
             connect(self.metric, self.a, self.b, init="graph")
         with pytest.raises(TypeError, match=r"`init` must be torch\.float64"):
             connect(self.metric, self.a, self.b, init=torch.zeros(5, 2))

@@ -8,5 +8,6 @@ from __future__ import annotations
 from ._solvers.newton import Newton
 from .connect import connect, curve_length, distance
 from .geodesic import Geodesic, GeodesicError, Status
+from .graph import LatentGraph
 
-__all__ = ["Geodesic", "GeodesicError", "Newton", "Status", "connect", "curve_length", "distance"]
+__all__ = ["Geodesic", "GeodesicError", "LatentGraph", "Newton", "Status", "connect", "curve_length", "distance"]

@@ -16,6 +16,9 @@ from ..metrics import Metric
 from ._solvers.newton import Newton, Solution
 from .curve import Curve, arc_length
 from .geodesic import Geodesic, Status
+from .graph import LatentGraph
+
+_GRAPH_POINTS = 65
 
 __all__ = ["connect", "curve_length", "distance"]
 
@@ -26,7 +29,7 @@ def connect(
     b: Tensor,
     *,
     solver: Newton | None = None,
-    init: Tensor | None = None,
+    init: Tensor | LatentGraph | None = None,
     throw: bool = True,
 ) -> Geodesic:
     r"""Geodesics between pairs of latent codes.
@@ -41,8 +44,9 @@ def connect(
         End points; batch shapes broadcast.
     solver : Newton, optional
         The solver and its options; None means ``Newton()``.
-    init : Tensor of shape (*batch, n, d), optional
-        Starting curves, n ≥ 2, whose first and last nodes are `a` and `b`; None means straight lines.
+    init : LatentGraph or Tensor of shape (*batch, n, d), optional
+        Where to start. A fitted graph gives shortest paths (the straight line where that is shorter); a tensor gives
+        curves, n ≥ 2, whose first and last nodes are `a` and `b`; None means straight lines.
     throw : bool
         Raise if any curve failed; with False the result is returned and every curve has its status.
 
@@ -78,7 +82,7 @@ def connect(
     batch, d = a.shape[:-1], a.shape[-1]
     with torch.no_grad():
         flat_a, flat_b = a.detach().reshape(-1, d), b.detach().reshape(-1, d)
-        start = _starting_curves(flat_a, flat_b, batch, init)
+        start = _starting_curves(metric, flat_a, flat_b, batch, init)
         result = _assemble(metric, solver, flat_a, flat_b, start, batch)
     return result.raise_for_status() if throw else result
 
@@ -102,12 +106,18 @@ def _end_points(metric: Metric, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         ) from None
 
 
-def _starting_curves(a: Tensor, b: Tensor, batch: tuple[int, ...], init: Tensor | None) -> Tensor | None:
+def _starting_curves(
+    metric: Metric, a: Tensor, b: Tensor, batch: tuple[int, ...], init: Tensor | LatentGraph | None
+) -> Tensor | None:
     if init is None:
         return None
     d = a.shape[-1]
+    if isinstance(init, LatentGraph):
+        return _from_graph(metric, init, a, b)
     if not isinstance(init, Tensor):
-        raise TypeError(f"`init` must be None or a tensor of curves (*batch, n, d), got {type(init).__name__}")
+        raise TypeError(
+            f"`init` must be None, a LatentGraph or a tensor of curves (*batch, n, d), got {type(init).__name__}"
+        )
     if init.ndim < 2 or init.shape[-1] != d or init.shape[-2] < 2:
         raise ValueError(f"`init` must have shape (*batch, n, {d}) with n >= 2, got {tuple(init.shape)}")
     if init.dtype != a.dtype or init.device != a.device:
@@ -128,6 +138,21 @@ def _starting_curves(a: Tensor, b: Tensor, batch: tuple[int, ...], init: Tensor 
         )
     curves = curves.clone()
     curves[:, 0], curves[:, -1] = a, b
+    return curves
+
+
+def _from_graph(metric: Metric, graph: LatentGraph, a: Tensor, b: Tensor) -> Tensor:
+    """Shortest paths where they beat the straight line; straight lines elsewhere."""
+    finite = (a.isfinite().all(-1) & b.isfinite().all(-1)).nonzero()[:, 0]
+    t = torch.linspace(0.0, 1.0, _GRAPH_POINTS, dtype=a.dtype, device=a.device)[:, None]
+    curves = torch.lerp(a[:, None], b[:, None], t)
+    if len(finite) == 0:
+        return curves
+    paths = graph.paths(a[finite], b[finite], _GRAPH_POINTS)
+    bent = arc_length(metric, Curve(paths, linear=True), rtol=0.1).length
+    straight = arc_length(metric, Curve(curves[finite], linear=True), rtol=0.1).length
+    better = bent < straight  # never where either is NaN
+    curves[finite[better]] = paths[better]
     return curves
 
 

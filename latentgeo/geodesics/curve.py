@@ -6,12 +6,14 @@ over sub-steps of each segment, Romberg-extrapolated; chords of φ and the trape
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from ..metrics import Metric
 
-__all__ = ["Curve", "Quadrature", "arc_length", "equal_speed"]
+__all__ = ["Curve", "Quadrature", "arc_length", "curve_groups", "equal_speed", "row_budget"]
 
 _MOST_SUBSTEPS = 64
 
@@ -32,7 +34,7 @@ class Curve:
         """Number of nodes."""
         return self.nodes.shape[1]
 
-    def select(self, index: Tensor) -> Curve:
+    def select(self, index: Tensor | slice) -> Curve:
         """The sub-batch of curves at `index`."""
         return Curve(self.nodes[index], linear=self.linear)
 
@@ -112,21 +114,43 @@ class Quadrature:
         return torch.where(self.chord > 0, self.length / torch.where(self.chord > 0, self.chord, 1.0), 1.0)
 
 
+def row_budget(metric: Metric, like: Tensor) -> int:
+    """How many codes' images may be held at once."""
+    if metric.embedding is None:
+        return 2**16
+    width = metric.embedding.out_dim(like[..., :0, :].reshape(0, like.shape[-1]))
+    return max(64, metric.embedding.max_bytes // (4 * width * like.element_size()))
+
+
+def curve_groups(metric: Metric, z: Tensor, rows: int) -> Iterator[slice]:
+    """Slices of a batch of curves such that `rows` images of each are held at once within the memory budget."""
+    size = max(1, row_budget(metric, z) // rows)
+    yield from (slice(i, i + size) for i in range(0, z.shape[0], size))
+
+
 def arc_length(metric: Metric, curve: Curve, *, rtol: float = 1e-3, substeps: int = 4) -> Quadrature:
     """Arc lengths by Romberg quadrature, with more sub-steps for the curves that need them to meet `rtol`."""
-    result = _quadrature(metric, curve, substeps)
+    result = _by_groups(metric, curve, substeps)
     while substeps < _MOST_SUBSTEPS:
         substeps *= 2
         poor = (result.error > 0.25 * rtol * result.length).nonzero()[:, 0]
         if len(poor) == 0:
             break
-        better = _quadrature(metric, curve.select(poor), substeps)
+        better = _by_groups(metric, curve.select(poor), substeps)
         result = Quadrature(
             result.segments.index_copy(0, poor, better.segments),
             result.error.index_copy(0, poor, better.error),
             result.chord,
         )
     return result
+
+
+def _by_groups(metric: Metric, curve: Curve, substeps: int) -> Quadrature:
+    groups = list(curve_groups(metric, curve.nodes, (curve.n - 1) * substeps + 1))
+    if len(groups) <= 1:
+        return _quadrature(metric, curve, substeps)
+    parts = [_quadrature(metric, curve.select(group), substeps) for group in groups]
+    return Quadrature(*(torch.cat([getattr(p, name) for p in parts]) for name in ("segments", "error", "chord")))
 
 
 def _quadrature(metric: Metric, curve: Curve, substeps: int) -> Quadrature:
@@ -138,16 +162,7 @@ def _quadrature(metric: Metric, curve: Curve, substeps: int) -> Quadrature:
         size = torch.linalg.vector_norm(x.detach(), dim=-1).amax(-1).double() / x.shape[-1] ** 0.5
         rounding = 4 * torch.finfo(z.dtype).eps * size * (x.shape[1] - 1) ** 0.5
     else:
-        # one-sided speeds: a linear interpolant jumps at its nodes
-        step = 1.0 / ((n - 1) * substeps)
-        before = metric.norm(z[:, :-1], curve.velocity(t[:-1])).double() * step
-        after = before.new_empty(before.shape)
-        after[:, :-1] = before[:, 1:]
-        after[:, -1] = metric.norm(z[:, -1], curve.velocity(t[-1:])[:, 0]).double() * step
-        if curve.linear:
-            knots = torch.arange(substeps - 1, before.shape[1], substeps, device=z.device)
-            ends = curve.velocity(t[knots])
-            after[:, knots] = metric.norm(z[:, knots + 1], ends).double() * step
+        before, after = _speeds(metric, curve, t, z, substeps)
 
     def rule(stride: int) -> Tensor:
         if flat:
@@ -165,9 +180,27 @@ def _quadrature(metric: Metric, curve: Curve, substeps: int) -> Quadrature:
     return Quadrature(best, (best - second).abs().sum(-1) + rounding, rule(substeps).sum(-1))
 
 
+def _speeds(metric: Metric, curve: Curve, t: Tensor, z: Tensor, substeps: int) -> tuple[Tensor, Tensor]:
+    """Lengths per sub-step at its start and at its end; they differ where a polygon has a corner."""
+    steps = len(t) - 1
+    before = metric.norm(z[:, :-1], curve.velocity(t[:-1])).double() / steps
+    last = metric.norm(z[:, -1:], curve.velocity(t[-1:])).double() / steps
+    after = torch.cat([before[:, 1:], last], 1)
+    if curve.linear:
+        corners = torch.arange(substeps - 1, steps, substeps, device=z.device)
+        after[:, corners] = metric.norm(z[:, corners + 1], curve.velocity(t[corners])).double() / steps
+    return before, after
+
+
 def equal_speed(metric: Metric, curve: Curve, n: int) -> Tensor:
     """Nodes (B, n, d) of the same curve at (nearly) equal arc length."""
     k = max(1, -(-4 * (n - 1) // (curve.n - 1)))
+    groups = curve_groups(metric, curve.nodes, (curve.n - 1) * k + 1)
+    out = [_equal_speed(metric, curve.select(group), n, k) for group in groups]
+    return torch.cat(out) if out else curve.nodes.new_empty(0, n, curve.nodes.shape[-1])
+
+
+def _equal_speed(metric: Metric, curve: Curve, n: int, k: int) -> Tensor:
     t, z = curve.substeps(k)
     if metric.ambient is None and metric.embedding is not None:
         x = metric.embedding(z)

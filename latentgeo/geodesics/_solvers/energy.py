@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..._calculus import Embedding
 from ...metrics import Metric
+from ..curve import curve_groups
 
 __all__ = ["ChordEnergy", "Energy", "Model", "MidpointEnergy", "energy_of"]
 
@@ -59,8 +60,17 @@ class Energy:
 
     smooth = True
 
+    def __init__(self, metric: Metric) -> None:
+        self.metric = metric
+
     def value(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Energies (B,) and the size of their rounding errors (B,), float64; NaN where the metric is not finite."""
+        parts = [self._value(z[group]) for group in curve_groups(self.metric, z, z.shape[1])]
+        if not parts:
+            return (z.new_empty(0, dtype=torch.float64),) * 2
+        return parts[0] if len(parts) == 1 else (torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+
+    def _value(self, z: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
     def model(self, z: Tensor) -> Model:
@@ -78,16 +88,16 @@ class Energy:
 class ChordEnergy(Energy):
     """½ Σ |Δφ|²/Δt for a flat embedding φ."""
 
-    def __init__(self, embedding: Embedding, z: Tensor) -> None:
+    def __init__(self, metric: Metric, embedding: Embedding, z: Tensor) -> None:
+        super().__init__(metric)
         self.embedding = embedding
         if bool(embedding(z).isfinite().all(-1).any()):
             self.smooth = embedding.probe(z).smooth
 
-    def value(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Energies and their rounding errors."""
+    def _value(self, z: Tensor) -> tuple[Tensor, Tensor]:
         x = self.embedding(z)
-        chords = (x[:, 1:] - x[:, :-1]).double().square().sum(-1)
-        size = x.double().square().sum(-1)[:, 1:]
+        chords = torch.linalg.vector_norm(x[:, 1:] - x[:, :-1], dim=-1).double().square()
+        size = torch.linalg.vector_norm(x, dim=-1).double().square()[:, 1:]
         n1 = z.shape[1] - 1
         noise = 8 * torch.finfo(z.dtype).eps * n1 * (chords * size).sum(-1).sqrt() / x.shape[-1] ** 0.5
         return 0.5 * n1 * chords.sum(-1), noise
@@ -116,7 +126,7 @@ class MidpointEnergy(Energy):
     """½ Σ ΔxᵀA(x̄)Δx/Δt with x = φ(z), Δx the edge and x̄ its midpoint; φ is the identity for a bare metric tensor."""
 
     def __init__(self, metric: Metric, z: Tensor) -> None:
-        self.metric = metric
+        super().__init__(metric)
         self.embedding = metric.embedding
         field = metric.tensor if metric.embedding is None or metric.ambient is None else metric.ambient
         if metric.embedding is not None and metric.ambient is None:
@@ -147,8 +157,7 @@ class MidpointEnergy(Energy):
     def _ends(x: Tensor) -> tuple[Tensor, Tensor]:
         return x[..., :-1, :], x[..., 1:, :]
 
-    def value(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Energies and their rounding errors."""
+    def _value(self, z: Tensor) -> tuple[Tensor, Tensor]:
         y = self._edges(z)
         value = (z.shape[1] - 1) * self.edge(y)[..., 0].double().sum(-1)
         middle, step = y.double().chunk(2, dim=-1)
@@ -217,5 +226,5 @@ def _middle_and_step(start: Tensor, end: Tensor) -> Tensor:
 def energy_of(metric: Metric, z: Tensor) -> Energy:
     """The discrete energy that suits a metric; `z` (B, n, d) is where derivatives are probed."""
     if metric.embedding is not None and metric.ambient is None:
-        return ChordEnergy(metric.embedding, z)
+        return ChordEnergy(metric, metric.embedding, z)
     return MidpointEnergy(metric, z)
