@@ -5,6 +5,7 @@ The boundary-value problem is solved by a solver value on batches of curves whos
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,10 @@ from torch import Tensor
 from .._calculus import DEFAULT_MAX_BYTES
 from ..metrics import Metric
 from ._solvers.newton import Newton, Solution
+from ._starts import nearest_lift, other_starts, starting_curves
 from .curve import Curve, arc_length
 from .geodesic import Geodesic, Status
 from .graph import LatentGraph
-
-_GRAPH_POINTS = 65
 
 __all__ = ["connect", "curve_length", "distance"]
 
@@ -30,12 +30,13 @@ def connect(
     *,
     solver: Newton | None = None,
     init: Tensor | LatentGraph | None = None,
+    starts: int = 1,
     throw: bool = True,
 ) -> Geodesic:
     r"""Geodesics between pairs of latent codes.
 
     Each curve is a local minimiser of the energy in the basin of its starting curve; no claim is made that it is the
-    shortest.
+    shortest. Where the metric has periodic coordinates, curves end at the copy of `b` nearest to `a`.
 
     Parameters
     ----------
@@ -47,6 +48,9 @@ def connect(
     init : LatentGraph or Tensor of shape (*batch, n, d), optional
         Where to start. A fitted graph gives shortest paths (the straight line where that is shorter); a tensor gives
         curves, n ≥ 2, whose first and last nodes are `a` and `b`; None means straight lines.
+    starts : int
+        How many starts to solve from: `init` and ``starts - 1`` detours to its sides (and, for periodic coordinates,
+        ways round). The shortest is kept; ``stats["geodesics"]`` counts the different lengths found.
     throw : bool
         Raise if any curve failed; with False the result is returned and every curve has its status.
 
@@ -76,14 +80,20 @@ def connect(
     solver = Newton() if solver is None else solver
     if not hasattr(solver, "solve"):
         raise TypeError(f"`solver` must be a solver such as Newton(), got {solver!r}")
+    if not isinstance(starts, int) or isinstance(starts, bool) or starts < 1:
+        raise ValueError(f"`starts` must be a positive integer, got {starts!r}")
     if not isinstance(metric, Metric):
         raise TypeError(f"`metric` must be a Metric, got {type(metric).__name__}; wrap a map with PullbackMetric")
     a, b = _end_points(metric, a, b)
     batch, d = a.shape[:-1], a.shape[-1]
     with torch.no_grad():
         flat_a, flat_b = a.detach().reshape(-1, d), b.detach().reshape(-1, d)
-        start = _starting_curves(metric, flat_a, flat_b, batch, init)
-        result = _assemble(metric, solver, flat_a, flat_b, start, batch)
+        flat_b = nearest_lift(metric, flat_a, flat_b)
+        start = starting_curves(metric, flat_a, flat_b, batch, init)
+        outcome = _solve(metric, solver, flat_a, flat_b, start)
+        if starts > 1:
+            outcome = _shortest(metric, solver, flat_a, flat_b, outcome, starts)
+        result = _geodesic(metric, solver, flat_a, outcome, batch)
     return result.raise_for_status() if throw else result
 
 
@@ -106,112 +116,111 @@ def _end_points(metric: Metric, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         ) from None
 
 
-def _starting_curves(
-    metric: Metric, a: Tensor, b: Tensor, batch: tuple[int, ...], init: Tensor | LatentGraph | None
-) -> Tensor | None:
-    if init is None:
-        return None
-    d = a.shape[-1]
-    if isinstance(init, LatentGraph):
-        return _from_graph(metric, init, a, b)
-    if not isinstance(init, Tensor):
-        raise TypeError(
-            f"`init` must be None, a LatentGraph or a tensor of curves (*batch, n, d), got {type(init).__name__}"
-        )
-    if init.ndim < 2 or init.shape[-1] != d or init.shape[-2] < 2:
-        raise ValueError(f"`init` must have shape (*batch, n, {d}) with n >= 2, got {tuple(init.shape)}")
-    if init.dtype != a.dtype or init.device != a.device:
-        raise TypeError(f"`init` must be {a.dtype} on {a.device} like `a`, got {init.dtype} on {init.device}")
-    n = init.shape[-2]
-    try:
-        curves = init.detach().expand(*batch, n, d).reshape(-1, n, d)
-    except RuntimeError:
-        raise ValueError(f"`init` must broadcast to {(*batch, n, d)}, got {tuple(init.shape)}") from None
-    ends = torch.stack([a, b], 1)
-    off = (curves[:, [0, -1]] - ends).abs().amax(-1)
-    slack = 64 * torch.finfo(a.dtype).eps * ends.abs().amax(-1)
-    if bool((off > slack).any()):
-        worst = int((off - slack).amax(-1).argmax())
-        raise ValueError(
-            f"`init` curves must run from `a` to `b`; curve {worst} starts at {curves[worst, 0].tolist()} and ends at "
-            f"{curves[worst, -1].tolist()}"
-        )
-    curves = curves.clone()
-    curves[:, 0], curves[:, -1] = a, b
-    return curves
+@dataclasses.dataclass
+class _Outcome:
+    """Results of B flat curves, filled in group by group."""
+
+    values: dict[str, Tensor]
+    certified: Tensor
+    stats: dict[str, Tensor]
+    status: np.ndarray[Any, np.dtype[np.object_]]
+    pieces: list[tuple[Tensor, Curve]]
+
+    @property
+    def converged(self) -> Tensor:
+        done = [s is Status.CONVERGED for s in self.status]
+        return torch.as_tensor(done, dtype=torch.bool, device=self.certified.device)
+
+    def replace(self, index: Tensor, other: _Outcome) -> None:
+        """Take the curves at `index` from another outcome of the same batch."""
+        for name, value in self.values.items():
+            value[index] = other.values[name][index]
+        for name, count in self.stats.items():
+            count[index] = other.stats[name][index]
+        self.certified[index] = other.certified[index]
+        self.status[index.cpu().numpy()] = other.status[index.cpu().numpy()]
+        gone = torch.zeros_like(self.certified)
+        gone[index] = True
+        kept = [(members, curve, ~gone[members]) for members, curve in self.pieces]
+        new = [(members, curve, gone[members]) for members, curve in other.pieces]
+        self.pieces = [(members[keep], curve.select(keep)) for members, curve, keep in kept + new if bool(keep.any())]
 
 
-def _from_graph(metric: Metric, graph: LatentGraph, a: Tensor, b: Tensor) -> Tensor:
-    """Shortest paths where they beat the straight line; straight lines elsewhere."""
-    finite = (a.isfinite().all(-1) & b.isfinite().all(-1)).nonzero()[:, 0]
-    t = torch.linspace(0.0, 1.0, _GRAPH_POINTS, dtype=a.dtype, device=a.device)[:, None]
-    curves = torch.lerp(a[:, None], b[:, None], t)
-    if len(finite) == 0:
-        return curves
-    paths = graph.paths(a[finite], b[finite], _GRAPH_POINTS)
-    bent = arc_length(metric, Curve(paths, linear=True), rtol=0.1).length
-    straight = arc_length(metric, Curve(curves[finite], linear=True), rtol=0.1).length
-    better = bent < straight  # never where either is NaN
-    curves[finite[better]] = paths[better]
-    return curves
-
-
-def _assemble(
-    metric: Metric, solver: Newton, a: Tensor, b: Tensor, start: Tensor | None, batch: tuple[int, ...]
-) -> Geodesic:
-    """Solve the proper curves in memory-bounded groups and put every curve's result in its place."""
-    B, d = a.shape
+def _solve(metric: Metric, solver: Newton, a: Tensor, b: Tensor, start: Tensor | None) -> _Outcome:
+    """Solve the proper curves in memory-bounded groups."""
+    B = a.shape[0]
     finite = a.isfinite().all(-1) & b.isfinite().all(-1)
-    if start is not None:
-        usable = finite & start.isfinite().flatten(1).all(-1)
-    else:
-        usable = finite
+    usable = finite if start is None else finite & start.isfinite().flatten(1).all(-1)
     same = finite & (a == b).all(-1)
     status = np.full(B, Status.BAD_ENDPOINT, dtype=object)
     status[(finite & ~usable).cpu().numpy()] = Status.NOT_FINITE
     status[same.cpu().numpy()] = Status.CONVERGED
     unknown = torch.full((B,), torch.nan, dtype=torch.float64, device=a.device)
-    values = {k: torch.where(same, 0.0, unknown) for k in ("length", "length_error", "energy", "residual")}
-    certified = same.clone()
-    stats = {name: torch.zeros(B, dtype=torch.long, device=a.device) for name in ("steps", "points")}
-    pieces: list[tuple[Tensor, Curve]] = []
+    names = ("length", "length_error", "energy", "residual")
+    out = _Outcome(
+        {name: torch.where(same, 0.0, unknown) for name in names},
+        same.clone(),
+        {name: torch.zeros(B, dtype=torch.long, device=a.device) for name in ("steps", "points")},
+        status,
+        [],
+    )
     still = same.nonzero()[:, 0]
     if len(still):
-        pieces.append((still, Curve(a[still][:, None].expand(-1, 2, -1))))
+        out.pieces.append((still, Curve(a[still][:, None].expand(-1, 2, -1))))
     todo = (usable & ~same).nonzero()[:, 0]
     group = _group_size(metric, solver, a)
     for i in range(0, len(todo), group):
         index = todo[i : i + group]
-        if start is None:
-            begin = Curve(torch.stack([a[index], b[index]], 1), linear=True)
-        else:
-            begin = Curve(start[index], linear=True)
-        found: Solution = solver.solve(metric, begin)
-        for name in values:
-            values[name][index] = getattr(found, name)
-        certified[index] = found.certified
-        stats["steps"][index], stats["points"][index] = found.steps, found.points
+        nodes = torch.stack([a[index], b[index]], 1) if start is None else start[index]
+        found: Solution = solver.solve(metric, Curve(nodes, linear=True))
+        for name in names:
+            out.values[name][index] = getattr(found, name)
+        out.certified[index] = found.certified
+        out.stats["steps"][index], out.stats["points"][index] = found.steps, found.points
         for k, s in zip(index.tolist(), found.status, strict=True):
             status[k] = s
-        pieces += [(index[members], curve) for members, curve in found.pieces]
-    n = max([curve.n for _, curve in pieces], default=solver.n_points)
-    n = max(n, solver.n_points)
-    t = torch.linspace(0.0, 1.0, n, dtype=a.dtype, device=a.device)
+        out.pieces += [(index[members], curve) for members, curve in found.pieces]
+    return out
+
+
+def _shortest(metric: Metric, solver: Newton, a: Tensor, b: Tensor, first: _Outcome, starts: int) -> _Outcome:
+    """Solve from further starts; keep the shortest converged curve of each pair and count the different lengths."""
+    best = first
+    lengths = [torch.where(best.converged, best.values["length"], torch.nan)]
+    for start in other_starts(metric, a, b, starts - 1):
+        end = torch.where(b.isfinite(), start[:, -1], b)
+        other = _solve(metric, solver, a, end, start)
+        lengths.append(torch.where(other.converged, other.values["length"], torch.nan))
+        better = other.converged & (~best.converged | (other.values["length"] < best.values["length"]))
+        index = better.nonzero()[:, 0]
+        if len(index):
+            best.replace(index, other)
+    order = torch.stack(lengths, -1).nan_to_num(torch.inf).sort(-1).values
+    fresh = order[:, 1:] > order[:, :-1] * (1 + 3 * max(1e-3, solver.rtol))
+    count = order[:, 0].isfinite().long() + (fresh & order[:, 1:].isfinite()).sum(-1)
+    best.stats["geodesics"] = count
+    return best
+
+
+def _geodesic(metric: Metric, solver: Newton, a: Tensor, out: _Outcome, batch: tuple[int, ...]) -> Geodesic:
+    """Put an outcome into the caller's batch shape, with all curves at the same times."""
+    B, d = a.shape
+    n = max([curve.n for _, curve in out.pieces], default=0)
+    n = max(n, getattr(solver, "n_points", 33))
+    times = torch.linspace(0.0, 1.0, n, dtype=torch.float64, device=a.device)
     z = a.new_full((B, n, d), torch.nan)
-    exact_t = torch.linspace(0.0, 1.0, n, dtype=torch.float64, device=a.device)
-    for index, curve in pieces:
-        z[index] = curve.nodes if curve.n == n else curve(exact_t)
-    converged = torch.as_tensor([s is Status.CONVERGED for s in status], dtype=torch.bool, device=a.device)
+    for index, curve in out.pieces:
+        z[index] = curve.nodes if curve.n == n else curve(times)
     return Geodesic(
         z=z.reshape(*batch, n, d),
-        t=t,
-        **{name: value.to(a.dtype).reshape(batch) for name, value in values.items()},
-        converged=converged.reshape(batch),
-        status=status.reshape(batch),
-        certified=certified.reshape(batch),
-        stats={name: value.reshape(batch) for name, value in stats.items()},
+        t=times.to(a.dtype),
+        **{name: value.to(a.dtype).reshape(batch) for name, value in out.values.items()},
+        converged=out.converged.reshape(batch),
+        status=out.status.reshape(batch),
+        certified=out.certified.reshape(batch),
+        stats={name: value.reshape(batch) for name, value in out.stats.items()},
         metric=metric,
-        _pieces=tuple(pieces),
+        _pieces=tuple(out.pieces),
     )
 
 

@@ -101,6 +101,8 @@ class LatentGraph:
                 raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
         if grid is not None and (not isinstance(grid, int) or isinstance(grid, bool) or grid < 0 or grid == 1):
             raise ValueError(f"`grid` must be None, 0 or an integer of at least 2, got {grid!r}")
+        if metric.period is not None:
+            raise ValueError("`metric` must not have periodic coordinates; use `connect(..., starts=...)` for those")
         self.metric = metric
         self.n_neighbors = n_neighbors
         self.grid = grid

@@ -8,15 +8,18 @@ from __future__ import annotations
 from .base import Metric, TensorMetric
 from .closed_form import Euclidean, HalfPlane, PoincareBall, Sphere
 from .pullback import ExpectedMetric, FisherRaoMetric, PullbackMetric
+from .shaped import LocalDiagonalMetric, conformal
 
 __all__ = [
     "Euclidean",
     "ExpectedMetric",
     "FisherRaoMetric",
     "HalfPlane",
+    "LocalDiagonalMetric",
     "Metric",
     "PoincareBall",
     "PullbackMetric",
     "Sphere",
     "TensorMetric",
+    "conformal",
 ]

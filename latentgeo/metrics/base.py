@@ -7,7 +7,8 @@ has sectional curvature +1.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from .._calculus import Embedding, check_latent, check_like
 from .._calculus.linalg import cholesky, half_log_det, solve
 
-__all__ = ["Metric", "TensorMetric"]
+__all__ = ["Metric", "TensorMetric", "check_period"]
 
 
 class Metric(abc.ABC):
@@ -32,11 +33,14 @@ class Metric(abc.ABC):
         The map φ into a flat (or `ambient`) space whose pullback the metric is, if there is one.
     ambient : callable or None
         Metric tensor of the space that `embedding` maps into; None means Euclidean.
+    period : tuple of (float or None), or None
+        Period of each latent coordinate (None: not periodic): codes that differ by periods are the same point.
     """
 
     dim: int | None = None
     embedding: Embedding | None = None
     ambient: Callable[[Tensor], Tensor] | None = None
+    period: tuple[float | None, ...] | None = None
     _frozen = False
 
     def __setattr__(self, key: str, value: Any) -> None:
@@ -201,6 +205,18 @@ class Metric(abc.ABC):
         return torch.where(area > 16 * torch.finfo(z.dtype).eps * uu * vv, area, torch.nan)
 
 
+def check_period(period: Sequence[float | None] | None, dim: int | None) -> tuple[float | None, ...] | None:
+    """Return the period as a tuple, or raise ValueError if it is not one positive number or None per coordinate."""
+    if period is None:
+        return None
+    if dim is None or len(period) != dim:
+        raise ValueError(f"`period` must have one entry per latent coordinate (`dim` = {dim}), got {len(period)}")
+    for p in period:
+        if p is not None and not (isinstance(p, (int, float)) and math.isfinite(p) and p > 0):
+            raise ValueError(f"`period` must hold positive numbers or None, got {p!r}")
+    return tuple(None if p is None else float(p) for p in period)
+
+
 class TensorMetric(Metric):
     """A metric given by its tensor alone.
 
@@ -211,6 +227,8 @@ class TensorMetric(Metric):
         operations; a Jacobian in it must come from `Embedding.jacobian` (differentiable once) or reverse mode.
     dim : int, optional
         Latent dimension; None accepts any.
+    period : sequence of (float or None), optional
+        Period of each latent coordinate, None where it has none.
 
     Raises
     ------
@@ -224,11 +242,18 @@ class TensorMetric(Metric):
     tensor(0.5000)
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor], dim: int | None = None) -> None:
+    def __init__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        dim: int | None = None,
+        *,
+        period: Sequence[float | None] | None = None,
+    ) -> None:
         if not callable(function):
             raise TypeError(f"`function` must be callable, got {type(function).__name__}")
         self.function = function
         self.dim = dim
+        self.period = check_period(period, dim)
         self._frozen = True
 
     def tensor(self, z: Tensor) -> Tensor:

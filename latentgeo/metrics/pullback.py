@@ -6,7 +6,7 @@ Arvanitidis et al., "Pulling back information geometry", AISTATS 2022, arXiv:210
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from .._calculus import Embedding, check_like
 from .._calculus.embedding import mark_constant
 from .._calculus.linalg import cholesky, solve
-from .base import Metric
+from .base import Metric, check_period
 
 __all__ = ["ExpectedMetric", "FisherRaoMetric", "PullbackMetric"]
 
@@ -59,6 +59,8 @@ class PullbackMetric(Metric):
         Latent dimension d; None accepts any.
     ambient : callable, optional
         Metric tensor of the target space: maps (B, D) to its diagonal (B, D) or to (B, D, D). None means Euclidean.
+    period : sequence of (float or None), optional
+        Period of each latent coordinate, None where it has none.
 
     Raises
     ------
@@ -82,6 +84,8 @@ class PullbackMetric(Metric):
         phi: Callable[[Tensor], Tensor] | Embedding,
         dim: int | None = None,
         ambient: Callable[[Tensor], Tensor] | None = None,
+        *,
+        period: Sequence[float | None] | None = None,
     ) -> None:
         if not isinstance(phi, Embedding):
             module = phi if isinstance(phi, torch.nn.Module) else None
@@ -93,6 +97,7 @@ class PullbackMetric(Metric):
         self.embedding: Embedding = phi
         self.dim = phi.dim if dim is None else dim
         self.ambient = ambient
+        self.period = check_period(period, self.dim)
         self._ambient = None if ambient is None else _Ambient(ambient)
         self._frozen = True
 
