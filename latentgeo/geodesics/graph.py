@@ -341,6 +341,8 @@ class LatentGraph:
     def paths(self, A: Tensor, B: Tensor, n_points: int = 65) -> Tensor:
         """Shortest paths between corresponding points, as polygons of constant speed.
 
+        Where no path through the nodes is shorter than the straight line, the straight line.
+
         Parameters
         ----------
         A, B : Tensor of shape (*batch, d)
@@ -362,10 +364,18 @@ class LatentGraph:
             # whichever side has fewer distinct ends is where the searches start
             flip = len(np.unique(ids_b)) < len(np.unique(ids_a))
             start, stop = (ids_b, ids_a) if flip else (ids_a, ids_b)
+            straight = self._segments(np.stack([ids_a, ids_b], 1), nodes)
+            straight = np.where(np.isfinite(straight), straight, np.inf)
             for source in np.unique(start):
                 members = np.flatnonzero(start == source)
-                length, previous = dijkstra(graph, indices=int(source), return_predecessors=True)
+                limit = straight[members].max() * (
+                    1 + 1e-9
+                )  # what is further than the straight line need not be searched
+                length, previous = dijkstra(graph, indices=int(source), return_predecessors=True, limit=limit)
                 for k in members:
+                    if not length[stop[k]] < straight[k]:
+                        out[k] = np.linspace(a[k], b[k], n_points)
+                        continue
                     way = chain(previous, int(stop[k]))
                     polygon, at = nodes[way], length[way]
                     polygon, at = (polygon[::-1], at[-1] - at[::-1]) if flip else (polygon, at)
