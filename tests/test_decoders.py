@@ -227,7 +227,7 @@ REFUSED = {
     "integers": (lambda z: (z > 0).long(), "deterministic", OutputError, "floating"),
     "batch last": (lambda z: torch.cat([mu(z), mu(z)], -1).T, "deterministic", OutputError, "first axis"),
     "no batch": (lambda z: z.sum(), "deterministic", OutputError, "first axis"),
-    "categorical": (lambda z: td.Categorical(logits=mu(z)), None, OutputError, "Categorical"),
+    "gamma": (lambda z: td.Gamma(sigma(z), sigma(z)), None, OutputError, "Gamma"),
     "full covariance": (
         lambda z: td.MultivariateNormal(mu(z), torch.eye(3)),
         None,

@@ -8,6 +8,8 @@ import os
 import pickle
 import random
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 import zipfile
@@ -207,6 +209,19 @@ DELETE = object()
         ("decoder.arguments", {"command": "true"}, "cannot be built"),
         ("decoder.arguments", [], "'arguments' must be dict"),
         ("decoder.likelihood", {"name": "magic"}, "likelihood"),
+        ("decoder.likelihood", {"name": "os.system"}, "likelihood must be one of"),
+        ("decoder.likelihood", {"name": []}, "likelihood cannot be read"),
+        ("decoder.likelihood", {"name": "x" * 100_000}, "likelihood must be one of"),
+        ("decoder.likelihood", {"name": "gaussian", "sigma": 10**400}, "sigma must be a number"),
+        ("decoder.likelihood", {"name": "gaussian", "sigma": [0] * 100_000}, "sigma must be positive"),
+        ("decoder.likelihood", {"name": "gaussian", "sigma": [1] * 100_000}, "5 entries"),
+        ("decoder.likelihood", {"name": "gaussian", "scale": ["std"]}, "scale must be one of"),
+        ("decoder.likelihood", {"name": "deterministic", "x" * 100_000: 1}, "does not take the options"),
+        ("decoder.likelihood", {"name": "categorical", "axis": 10**100}, "axes after the batch"),
+        ("decoder.likelihood", {"name": "categorical", "axis": "1"}, "axis must be an integer"),
+        ("decoder.likelihood", {"name": "poisson", "output": {"a": [1] * 10_000}}, "output must be"),
+        ("decoder.likelihood", {"name": "negative-binomial", "inverse_dispersion": {"a": 1}}, "must be a number"),
+        ("decoder.likelihood", {"name": "negative-binomial", "inverse_dispersion": -1}, "must be positive"),
         ("decoder.likelihood", {"name": "gaussian", "scale": "std", "sigma": None}, "does not do what its header says"),
         ("decoder.latent_dim", 3, "does not do what its header says"),
         ("decoder.latent_dim", -1, "positive"),
@@ -287,6 +302,39 @@ def test_pickle_bombs_do_not_go_off(tmp_path, refused, name, legacy):
     assert not mark.exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["bomb.npy", "bomb.npz", "bomb.bin", "bomb.pkl", "bomb.json", "bomb", "bomb.safetensors.pt.x"]
+)
+@pytest.mark.parametrize("trust", [False, True])
+def test_pickle_bombs_of_any_other_ending_are_not_even_opened(tmp_path, refused, name, trust):
+    mark = tmp_path / "exploded"
+    assert "the ending" in refused(pickle.dumps(Bomb(mark)), name, trust=trust, **GIVEN)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_trust_does_not_unpickle_what_calls_itself_safetensors(tmp_path, refused, legacy):
+    mark = tmp_path / "exploded"
+    made = tmp_path / "made"
+    torch.save(Bomb(mark), made, _use_new_zipfile_serialization=not legacy)
+    refused(made.read_bytes(), "bomb.safetensors", trust=True, **GIVEN)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("part", ["decoder", "encoder"])
+@pytest.mark.parametrize(
+    "name", ["os.system", "subprocess.run", "builtins.exec", "torch.load", "os:mkdir", "custom:os.mkdir"]
+)
+def test_builders_named_in_a_header_are_never_called(good, refused, tmp_path, part, name):
+    mark = tmp_path / "exploded"
+    entries, header, data = parts(good)
+    header[part] = {**header[part], "builder": name, "arguments": {"command": f"mkdir {mark}", "path": str(mark)}}
+    assert "not one of latentgeo's own" in refused(assemble(entries, header, data))
+    header[part]["arguments"] = {"args": [f"mkdir {mark}"]}
+    refused(assemble(entries, header, data))
+    assert not mark.exists()
+
+
 def test_trust_is_needed_to_run_code(tmp_path):
     mark = tmp_path / "ran"
     torch.save(Bomb(mark), tmp_path / "code.pt")
@@ -300,6 +348,81 @@ def test_truncated_weights(tmp_path, refused):
     content = (tmp_path / "w.pt").read_bytes()
     for n in range(0, len(content), 97):
         refused(content[:n], "cut.pt", **GIVEN)
+
+
+def test_truncated_legacy_weights(tmp_path, refused):
+    torch.save(nn.Linear(2, 300).state_dict(), tmp_path / "w.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "w.pt").read_bytes()
+    for n in range(0, len(content), 97):
+        refused(content[:n], "cut.ckpt", **GIVEN)
+
+
+@pytest.mark.parametrize("claim", [2**30, 2**31 - 1])
+def test_legacy_weights_that_lie_about_their_size(tmp_path, refused, claim):
+    n = 123_457
+    torch.save({"weight": torch.zeros(n)}, tmp_path / "w.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "w.pt").read_bytes()
+    honest, lie = (b"J" + struct.pack("<i", k) for k in (n, claim))
+    assert content.count(honest) == 2
+    content = content.replace(honest, lie)
+    refused(content, "lie.pt", **GIVEN)
+    stored = struct.pack("<q", n)
+    assert content.count(stored) == 1
+    refused(content.replace(stored, struct.pack("<q", claim)), "lie.pt", **GIVEN)
+
+
+@pytest.mark.parametrize("name", ["digits-2d", "mnist-2d"])
+def test_shipped_checkpoints_cut_at_every_kibibyte(name, tmp_path):
+    content = Path(f"checkpoints/{name}.safetensors").read_bytes()
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(content)
+    started = time.perf_counter()
+    for n in range(len(content) // 1024 * 1024, -1, -1024):
+        os.truncate(path, n)
+        with pytest.raises(CheckpointError):
+            load(path)
+    assert time.perf_counter() - started < 10
+
+
+RESIDENT = """
+import resource, sys
+import latentgeo as lg
+lg.load(sys.argv[1])  # loads what a load loads
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sys.argv[2:]:
+    try:
+        lg.load(path, **({} if path.endswith("own.safetensors") else
+            dict(builder=lambda: None, latent_dim=2, likelihood="deterministic")))
+        sys.exit(f"{path} was loaded")
+    except lg.CheckpointError:
+        pass
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_resident_memory_stays_small(good, tmp_path):
+    """Also what torch allocates, which tracemalloc does not see."""
+    entries, header, data = parts(good)
+    torch.save({"weight": torch.zeros(123_457)}, tmp_path / "w.pt", _use_new_zipfile_serialization=False)
+    legacy = (tmp_path / "w.pt").read_bytes()
+    for kind, old, new in (("<i", 123_457, 2**31 - 1), ("<q", 123_457, 2**31 - 1)):
+        legacy = legacy.replace(struct.pack(kind, old), struct.pack(kind, new))
+    wide = {"sizes": [2] + [2**20] * 30 + [5]}
+    big = {"dtype": "F32", "shape": [2**30, 2**8], "data_offsets": [0, 2**40]}
+    files = {
+        "wide-own.safetensors": assemble(entries, edited(header, "decoder.arguments", wide), data),
+        "long-own.safetensors": struct.pack("<Q", 2**62) + good[8:],
+        "big-own.safetensors": assemble({**entries, "decoder.layers.0.weight": big}, header, data),
+        "foreign.safetensors": assemble({"weight": big}, "{}", b""),
+        "legacy.pt": legacy,
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "good.safetensors").write_bytes(good)
+    paths = [str(tmp_path / name) for name in ("good.safetensors", *files)]
+    result = subprocess.run([sys.executable, "-c", RESIDENT, *paths], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) < 50  # MiB
 
 
 def test_decompression_bombs_are_not_unpacked(tmp_path, refused):

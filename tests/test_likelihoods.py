@@ -12,8 +12,12 @@ from latentgeo.decoders.coordinates import bernoulli_angle, bernoulli_angle_from
 from latentgeo.decoders.likelihoods import (
     LIKELIHOODS,
     Bernoulli,
+    Categorical,
     Deterministic,
+    Exponential,
     Gaussian,
+    NegativeBinomial,
+    Poisson,
     as_likelihood,
 )
 
@@ -143,6 +147,10 @@ def test_means_and_deviations():
         (Gaussian(), "fisher", "hyperbolic"),
         (Deterministic(), "fisher", "ExpectedMetric"),
         (Bernoulli(), "expected", "FisherRaoMetric"),
+        (Categorical(), "expected", "FisherRaoMetric"),
+        (Poisson(), "expected", "FisherRaoMetric"),
+        (NegativeBinomial(), "expected", "FisherRaoMetric"),
+        (Exponential(), "expected", "FisherRaoMetric"),
     ],
 )
 def test_an_embedding_that_does_not_exist_says_why(likelihood, embedding, says):
@@ -160,6 +168,12 @@ def test_an_embedding_that_does_not_exist_says_why(likelihood, embedding, says):
         Gaussian(sigma=(1.0, 2.0)),
         Bernoulli("probs"),
         Deterministic(),
+        Categorical(output="probs", axis=1),
+        Poisson("log_rate"),
+        NegativeBinomial(),
+        NegativeBinomial(inverse_dispersion=2.5, output="log_mean"),
+        NegativeBinomial(inverse_dispersion=torch.tensor([1.0, 2.0])),
+        Exponential("log_rate"),
     ],
     ids=repr,
 )
@@ -175,7 +189,10 @@ def test_names_mean_the_defaults():
     assert as_likelihood("gaussian") == Gaussian(scale="std", sigma=None)
     assert as_likelihood("bernoulli") == Bernoulli(output="logits")
     assert as_likelihood("deterministic") == Deterministic()
-    assert set(LIKELIHOODS) == {"gaussian", "bernoulli", "deterministic"}
+    assert as_likelihood("negative-binomial") == NegativeBinomial(inverse_dispersion=None, output="mean")
+    assert as_likelihood("categorical") == Categorical(output="logits", axis=-1)
+    families = "gaussian bernoulli deterministic categorical poisson negative-binomial exponential"
+    assert set(LIKELIHOODS) == set(families.split())
 
 
 @pytest.mark.parametrize(
@@ -188,6 +205,14 @@ def test_names_mean_the_defaults():
         (lambda: Gaussian(sigma=[]), ValueError, "sigma must be positive"),
         (lambda: Gaussian(sigma="big"), ValueError, "sigma must be a number"),
         (lambda: Bernoulli(output="probabilities"), ValueError, "output must be 'logits' or 'probs'"),
+        (lambda: Categorical(output="softmax"), ValueError, "output must be 'logits' or 'probs'"),
+        (lambda: Categorical(axis=0), ValueError, "batch axis"),
+        (lambda: Categorical(axis=1.0), ValueError, "axis must be an integer"),
+        (lambda: Poisson(output="logits"), ValueError, "output must be 'rate' or 'log_rate'"),
+        (lambda: NegativeBinomial(output="rate"), ValueError, "output must be 'mean' or 'log_mean'"),
+        (lambda: NegativeBinomial(inverse_dispersion=0.0), ValueError, "inverse_dispersion must be positive"),
+        (lambda: NegativeBinomial(inverse_dispersion="big"), ValueError, "inverse_dispersion must be a number"),
+        (lambda: Exponential(output="mean"), ValueError, "output must be 'rate' or 'log_rate'"),
         (lambda: as_likelihood("gauss"), ValueError, "'gaussian'"),
         (lambda: as_likelihood({"name": "gaussian", "sigmas": 1}), ValueError, "does not take"),
         (lambda: as_likelihood(Gaussian), TypeError, r"Gaussian\(\)"),

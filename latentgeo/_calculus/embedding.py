@@ -105,6 +105,11 @@ class Embedding:
             yield from self.module.parameters()
             yield from self.module.buffers()
 
+    def _parameters(self) -> Iterator[Tensor]:
+        """Parameters that gradients can reach: none where the function switches reverse mode off."""
+        if self.module is not None and (self._report is None or self._report.pullback == "reverse"):
+            yield from self.module.parameters()
+
     @property
     def dtype(self) -> torch.dtype | None:
         """Floating dtype of the module's weights; None if there are none."""
@@ -129,6 +134,7 @@ class Embedding:
                     raise ValueError("`z` must be given to probe an embedding of unknown latent dimension")
                 z = _normal_codes(self.dim).to(dtype=self.dtype or torch.float64, device=self.device)
             self._check(z)
+            self._leave_train_mode(everywhere=True)
             report = probe(self._call, z.detach(), self.name)
             object.__setattr__(self, "_report", report)
         return report
@@ -147,7 +153,8 @@ class Embedding:
             self._warned.add(kind)
             warnings.warn(
                 f"{self.name}: {kind} derivatives are taken by {name}, which is less accurate, because no exact path "
-                f"is right: {'; '.join(report.rejected)}",
+                f"is right: {'; '.join(report.rejected)}. Where the decoder turns gradients off (torch.no_grad, "
+                "inference_mode, NumPy), let it keep them",
                 DerivativeWarning,
                 stacklevel=5,
             )
@@ -155,17 +162,31 @@ class Embedding:
 
     def _check(self, z: Tensor, name: str = "z") -> None:
         check_latent(z, self.dim, self.dtype, self.device, name=name)
-        if self.module is not None and self.module.training:
-            warnings.warn(
-                f"{self.name}: the module was in train mode; it was put in eval mode, because batch normalisation and "
-                "dropout make a metric random. Call .eval() yourself to silence this",
-                UserWarning,
-                stacklevel=4,
-            )
-            self.module.eval()
+        self._leave_train_mode()
+
+    def _leave_train_mode(self, *, everywhere: bool = False) -> None:
+        """Put the module in eval mode, saying so; `everywhere` looks at all its parts, which takes longer."""
+        module = self.module
+        if module is None or not (module.training or (everywhere and any(part.training for part in module.modules()))):
+            return
+        warnings.warn(
+            f"{self.name}: the module was in train mode; it was put in eval mode, because batch normalisation and "
+            "dropout make a metric random. Call .eval() yourself to silence this",
+            UserWarning,
+            stacklevel=5,
+        )
+        module.eval()
 
     def _call(self, z: Tensor) -> Tensor:
-        return self.function(z)
+        # a copy, because a decoder may work in place on what it is given
+        return self.function(z.clone())
+
+    def _derived(self, z: Tensor) -> Tensor:
+        """The function as derivatives are taken of it."""
+        if self._report is None or not self._report.plain:
+            return self._call(z)
+        with paths.plain_kernels():
+            return self._call(z)
 
     def chunks(self, z: Tensor, copies: int) -> Iterator[slice]:
         """Row slices such that `copies` forward passes' worth of intermediates stay within the byte budget."""
@@ -230,7 +251,7 @@ class Embedding:
         path = self._path("second", paths.SECOND, z)
         z, u, v = torch.broadcast_tensors(z, u, v)
         flat, u, v = (t.detach().reshape(-1, z.shape[-1]) for t in (z, u, v))
-        out = [path(self._call, flat[s], u[s], v[s]) for s in self.chunks(flat, 8)]
+        out = [path(self._derived, flat[s], u[s], v[s]) for s in self.chunks(flat, 8)]
         y = torch.cat(out) if out else z.new_empty(0, self.out_dim(z))
         return mark_constant(y.reshape((*z.shape[:-1], y.shape[-1])), "second", z, u, v)
 
@@ -243,7 +264,7 @@ class Embedding:
         flat, V = z.reshape(-1, z.shape[-1]), V.reshape(V.shape[0], -1, V.shape[-1])
         if flat.shape[0] == 0:
             return z.new_empty(V.shape[0], *z.shape[:-1], self.out_dim(z))
-        weights = [p for p in (self.module.parameters() if self.module is not None else ()) if p.requires_grad]
+        weights = [p for p in self._parameters() if p.requires_grad]
         if torch.is_grad_enabled() and (flat.requires_grad or V.requires_grad or weights):
             out = _Pushforward.apply(self, flat, V, *weights)
         else:
@@ -253,7 +274,7 @@ class Embedding:
     def _push_now(self, z: Tensor, V: Tensor) -> Tensor:
         path = self._path("first", paths.FIRST, z)
         with torch.no_grad():
-            out = [path(self._call, z[s], V[:, s]) for s in self.chunks(z, 2 * (1 + V.shape[0]))]
+            out = [path(self._derived, z[s], V[:, s]) for s in self.chunks(z, 2 * (1 + V.shape[0]))]
         return out[0] if len(out) == 1 else torch.cat(out, 1)
 
     def _pull(self, z: Tensor, W: Tensor) -> Tensor:
@@ -261,7 +282,7 @@ class Embedding:
         if z.shape[0] == 0:
             return z.new_empty(W.shape[0], *z.shape)
         path = self._path("pullback", paths.PULLBACK, z)
-        out = [path(self._call, z[s].detach(), W[:, s].detach()) for s in self.chunks(z, 3)]
+        out = [path(self._derived, z[s].detach(), W[:, s].detach()) for s in self.chunks(z, 3)]
         return mark_constant(torch.cat(out, 1), "vjp", z, W)
 
     def _hessian(self, z: Tensor, w: Tensor, V: Tensor) -> Tensor:
@@ -275,17 +296,16 @@ class Embedding:
             return z.new_empty(m, *z.shape)
         path = self._path("hessian", paths.HESSIAN, z)
         with torch.enable_grad():  # without it fused backward kernels are used, which have no forward mode
-            out = [path(self._call, flat[s], W[:, s], V[:, s]).detach() for s in self.chunks(flat, 4 * (1 + m))]
+            out = [path(self._derived, flat[s], W[:, s], V[:, s]).detach() for s in self.chunks(flat, 4 * (1 + m))]
         return torch.cat(out, 1).reshape(m, *z.shape)
 
     def _weight_gradients(self, z: Tensor, W: Tensor, V: Tensor, weights: tuple[Tensor, ...]) -> list[Tensor | None]:
-        """Gradient of Σ ⟨w, Jv⟩ with respect to the module's parameters, reverse over reverse."""
+        """Gradient of Σ ⟨w, Jv⟩ with respect to the module's parameters."""
+        approximate = self._report is not None and "differences" in self._report.hessian
+        path = paths.weight_differences if approximate else paths.weight_gradients
         total: list[Tensor | None] = [None] * len(weights)
         for w, v in zip(W, V, strict=True):
-            with torch.enable_grad():
-                x = z.detach().requires_grad_()
-                (g,) = torch.autograd.grad(self._call(x), x, w, create_graph=True)
-                parts = torch.autograd.grad(g, weights, v, allow_unused=True)
+            parts = path(self._derived, z.detach(), w, v, weights)
             total = [b if a is None else (a if b is None else a + b) for a, b in zip(total, parts, strict=True)]
         return total
 

@@ -54,6 +54,11 @@ def check_latent(
     ValueError
         If the last axis is not ``dim``, or ``z`` is on another device than the model.
     """
+    if dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(
+            f"the model's weights are {dtype}, too coarse for distances; cast it with `.float()` (a decoder with "
+            "`.to(torch.float32)`)"
+        )
     if not isinstance(z, Tensor):
         raise TypeError(f"`{name}` must be a torch.Tensor, got {type(z).__name__}; convert it with torch.as_tensor")
     if not z.is_floating_point():

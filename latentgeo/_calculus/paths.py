@@ -7,12 +7,16 @@ forward-mode formulas of PyTorch are silently wrong or missing. `f` maps (B, d) 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-__all__ = ["FIRST", "HESSIAN", "PULLBACK", "SECOND", "Function", "step_size"]
+from . import differences as fd
+
+__all__ = ["FIRST", "HESSIAN", "PULLBACK", "SECOND", "Function", "basis", "plain_kernels"]
 
 Function = Callable[[Tensor], Tensor]
 
@@ -25,10 +29,28 @@ def _grad(y: Tensor, x: Tensor, cotangent: Tensor, *, create_graph: bool = False
     return torch.zeros_like(x) if g is None else g
 
 
-def step_size(z: Tensor, order: int) -> Tensor:
-    """Finite-difference step per row, (B, 1): balances truncation (`order`) against round-off."""
-    scale = z.detach().abs().amax(-1, keepdim=True).clamp_min(1.0)
-    return torch.finfo(z.dtype).eps ** (1.0 / (order + 1)) * scale
+_kernel_lock = threading.RLock()  # the switches below are global to the process
+
+
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Attention by plain matrix products: its fused kernels have no forward mode and no second derivative."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with _kernel_lock:
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def basis(z: Tensor) -> Tensor:
+    """Unit tangents at every row, (d, B, d)."""
+    eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+    return eye[:, None, :].expand(-1, z.shape[0], -1)
 
 
 # --- first derivatives along tangents: (f, z, V) -> (m, B, D) -------------------------------------------------------
@@ -66,13 +88,8 @@ def reverse_rows(f: Function, z: Tensor, V: Tensor) -> Tensor:
 
 
 def differences(f: Function, z: Tensor, V: Tensor) -> Tensor:
-    """Fourth-order central differences."""
-    with torch.no_grad():
-        h = step_size(z, 4)
-        size = V.norm(dim=-1, keepdim=True)
-        unit = V / torch.where(size > 0, size, 1.0)
-        columns = [(8 * (f(z + h * u) - f(z - h * u)) - (f(z + 2 * h * u) - f(z - 2 * h * u))) / (12 * h) for u in unit]
-        return torch.stack(columns) * size
+    """Extrapolated central differences."""
+    return fd.first(f, z, V)[0]
 
 
 # --- transposed derivatives: (f, z, W) -> (m, B, d) -----------------------------------------------------------------
@@ -86,15 +103,15 @@ def reverse(f: Function, z: Tensor, W: Tensor) -> Tensor:
         return torch.stack([_grad(y, x, w) for w in W])
 
 
+def forward_transposed(f: Function, z: Tensor, W: Tensor) -> Tensor:
+    """Jᵀw with the whole Jacobian in forward mode, for functions that switch reverse mode off."""
+    with torch.no_grad():
+        return torch.einsum("dBD,mBD->mBd", forward(f, z, basis(z)), W)
+
+
 def transposed_differences(f: Function, z: Tensor, W: Tensor) -> Tensor:
     """Jᵀw with J by finite differences."""
-    J = differences(f, z, _basis(z))
-    return torch.einsum("dBD,mBD->mBd", J, W)
-
-
-def _basis(z: Tensor) -> Tensor:
-    eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-    return eye[:, None, :].expand(-1, z.shape[0], -1)
+    return torch.einsum("dBD,mBD->mBd", differences(f, z, basis(z)), W)
 
 
 # --- second derivatives of <w, f>: (f, z, W, V) -> (m, B, d) --------------------------------------------------------
@@ -126,26 +143,21 @@ def reverse_over_reverse(f: Function, z: Tensor, W: Tensor, V: Tensor) -> Tensor
 
 def reverse_differences(f: Function, z: Tensor, W: Tensor, V: Tensor) -> Tensor:
     """Central differences of reverse-mode gradients."""
-    return _hessian_differences(lambda x, w: reverse(f, x, w[None])[0], z, W, V, order=4)
+    return fd.gradient_changes(lambda x, w: reverse(f, x, w[None])[0], z, W, V)
+
+
+def forward_differences(f: Function, z: Tensor, W: Tensor, V: Tensor) -> Tensor:
+    """Central differences of forward-mode Jacobians."""
+    return fd.gradient_changes(lambda x, w: forward_transposed(f, x, w[None])[0], z, W, V)
 
 
 def second_differences(f: Function, z: Tensor, W: Tensor, V: Tensor) -> Tensor:
-    """Differences of differences, for functions without any derivative."""
-    return _hessian_differences(lambda x, w: transposed_differences(f, x, w[None])[0], z, W, V, order=6)
-
-
-def _hessian_differences(
-    gradient: Callable[[Tensor, Tensor], Tensor], z: Tensor, W: Tensor, V: Tensor, *, order: int
-) -> Tensor:
-    h = step_size(z, order)
-    size = V.norm(dim=-1, keepdim=True)
-    unit = V / torch.where(size > 0, size, 1.0)
-    products = []
-    for w, u in zip(W, unit, strict=True):
-        near = gradient(z + h * u, w) - gradient(z - h * u, w)
-        far = gradient(z + 2 * h * u, w) - gradient(z - 2 * h * u, w)
-        products.append((8 * near - far) / (12 * h))
-    return torch.stack(products) * size
+    """Second differences along every axis, for functions without any derivative."""
+    rows = []
+    for w, v in zip(W, V, strict=True):
+        bends = torch.stack([fd.second(f, z, e, v) for e in basis(z)], -1)  # (B, D, d)
+        rows.append(torch.einsum("BD,BDd->Bd", w, bends))
+    return torch.stack(rows)
 
 
 # --- second directional derivatives: (f, z, u, v) -> (B, D) ---------------------------------------------------------
@@ -163,16 +175,55 @@ def triple_reverse(f: Function, z: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 def first_differences(f: Function, z: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """f''[u, v] by polarised second differences of f."""
+    return fd.second(f, z, u, v)
 
-    def along(s: Tensor) -> Tensor:
-        h = step_size(z, 5)
-        size = s.norm(dim=-1, keepdim=True)
-        e = h * s / torch.where(size > 0, size, 1.0)
-        near, far = f(z + e) + f(z - e), f(z + 2 * e) + f(z - 2 * e)
-        return (16 * near - far - 30 * f(z)) / (12 * h**2) * size**2
+
+def jacobian_differences(f: Function, z: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """f''[u, v] by differences along u of forward-mode derivatives along v."""
+    s, length = fd.unit(u)
+
+    def slope(x: Tensor) -> Tensor:
+        return forward(f, x, v[None])[0]
+
+    def quotient(h: Tensor) -> Tensor:
+        return (slope(z + h * s) - slope(z - h * s)) / (2 * h)
 
     with torch.no_grad():
-        return (along(u + v) - along(u - v)) / 4
+        return fd.richardson(quotient, fd.first_step(z), slope(z).norm(dim=-1))[0] * length
+
+
+# --- gradients of <w, Jv> with respect to weights ---------------------------------------------------------------------
+
+
+def weight_gradients(
+    f: Function, z: Tensor, w: Tensor, v: Tensor, weights: tuple[Tensor, ...]
+) -> tuple[Tensor | None, ...]:
+    """By two reverse passes."""
+    with torch.enable_grad():
+        x = z.detach().requires_grad_()
+        (g,) = torch.autograd.grad(f(x), x, w, create_graph=True)
+        return torch.autograd.grad(g, weights, v, allow_unused=True)
+
+
+def weight_differences(
+    f: Function, z: Tensor, w: Tensor, v: Tensor, weights: tuple[Tensor, ...]
+) -> tuple[Tensor | None, ...]:
+    """By differences along v of one reverse pass."""
+    u, length = fd.unit(v)
+    w = w * length
+
+    def quotient(h: Tensor) -> Tensor:
+        with torch.enable_grad():
+            change = (w * (f(z + h * u) - f(z - h * u)) / (2 * h)).sum()
+            parts = torch.autograd.grad(change, weights, allow_unused=True)
+        return torch.cat(
+            [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(weights, parts, strict=True)]
+        )[None]
+
+    h = fd.first_step(z).amax(0, keepdim=True)
+    flat = fd.richardson(quotient, h, quotient(h).norm(dim=-1))[0][0]
+    sizes = [p.numel() for p in weights]
+    return tuple(part.view_as(p) for part, p in zip(flat.split(sizes), weights, strict=True))
 
 
 FIRST: dict[str, Callable[[Function, Tensor, Tensor], Tensor]] = {
@@ -184,6 +235,7 @@ FIRST: dict[str, Callable[[Function, Tensor, Tensor], Tensor]] = {
 }
 PULLBACK: dict[str, Callable[[Function, Tensor, Tensor], Tensor]] = {
     "reverse": reverse,
+    "forward": forward_transposed,
     "finite differences": transposed_differences,
 }
 HESSIAN: dict[str, Callable[[Function, Tensor, Tensor, Tensor], Tensor]] = {
@@ -191,9 +243,11 @@ HESSIAN: dict[str, Callable[[Function, Tensor, Tensor, Tensor], Tensor]] = {
     "forward over reverse, loop": forward_over_reverse_loop,
     "reverse over reverse": reverse_over_reverse,
     "differences of reverse": reverse_differences,
+    "differences of forward": forward_differences,
     "finite differences": second_differences,
 }
 SECOND: dict[str, Callable[[Function, Tensor, Tensor, Tensor], Tensor]] = {
     "triple reverse": triple_reverse,
+    "differences of forward": jacobian_differences,
     "finite differences": first_differences,
 }

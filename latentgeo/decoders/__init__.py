@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from latentgeo.decoders.decoder import Decoder
 from latentgeo.decoders.fit import fit_precision
-from latentgeo.decoders.likelihoods import Bernoulli, Deterministic, Gaussian, Likelihood
+from latentgeo.decoders.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Deterministic,
+    Exponential,
+    Gaussian,
+    Likelihood,
+    NegativeBinomial,
+    Poisson,
+)
 from latentgeo.decoders.networks import MLP, MLPEncoder
 from latentgeo.decoders.outputs import OutputError
 from latentgeo.decoders.precision import PrecisionReport, RBFPrecision
@@ -16,12 +25,16 @@ from latentgeo.decoders.wrap import wrap
 __all__ = [
     "MLP",
     "Bernoulli",
+    "Categorical",
     "Decoder",
     "Deterministic",
+    "Exponential",
     "Gaussian",
     "Likelihood",
     "MLPEncoder",
+    "NegativeBinomial",
     "OutputError",
+    "Poisson",
     "PrecisionReport",
     "RBFPrecision",
     "fit_precision",

@@ -70,3 +70,66 @@ def bernoulli_angle_from_probs(probs: Tensor) -> Tensor:
     angle = 2 * torch.atan2(safe.sqrt(), (1 - safe).sqrt())
     limit = torch.where(probs >= 1, torch.full_like(probs, math.pi), torch.zeros_like(probs))
     return torch.where(inside, angle, limit)
+
+
+def root(x: Tensor) -> Tensor:
+    r"""The square root of a probability or rate; where it is (nearly) 0 it is 0 with zero derivatives, as in the limit.
+
+    Examples
+    --------
+    >>> root(torch.tensor([0.0, 0.25, 4.0]))
+    tensor([0.0000, 0.5000, 2.0000])
+    """
+    # below sqrt(tiny) the second derivative x^(-3/2) would overflow in the derivative of the derivative
+    inside = x > tiny(x) ** 0.5
+    return torch.where(inside, torch.where(inside, x, torch.ones_like(x)).sqrt(), torch.zeros_like(x))
+
+
+def half_exponential(x: Tensor) -> Tensor:
+    r""":math:`e^{x/2}`, constant where its square would overflow.
+
+    Examples
+    --------
+    >>> half_exponential(torch.tensor([-200.0, 0.0, 200.0])).isfinite().all()
+    tensor(True)
+    """
+    return (0.5 * x).clamp(max=0.45 * math.log(torch.finfo(x.dtype).max)).exp()
+
+
+def log_above(x: Tensor) -> Tensor:
+    """The logarithm of a rate, constant below the square root of the smallest number.
+
+    Examples
+    --------
+    >>> log_above(torch.tensor([0.0, 1.0])).isfinite().all()
+    tensor(True)
+    """
+    return x.clamp(min=tiny(x) ** 0.5).log()
+
+
+def negative_binomial_coordinate(log_ratio: Tensor) -> Tensor:
+    r""":math:`\mathrm{arsinh}\sqrt q` of the ratio q of mean to inverse dispersion, from log q, at any log q.
+
+    Examples
+    --------
+    >>> negative_binomial_coordinate(torch.tensor([-200.0, 0.0, 200.0])).round(decimals=4)
+    tensor([  0.0000,   0.8814, 100.6931])
+    """
+    s = 0.5 * log_ratio
+    high = s > 0
+    low = torch.asinh(torch.exp(torch.where(high, torch.zeros_like(s), s)))
+    t = torch.where(high, s, torch.zeros_like(s))
+    return torch.where(high, t + torch.log1p((1 + torch.exp(-2 * t)).sqrt()), low)
+
+
+def negative_binomial_coordinate_from_mean(mean: Tensor, inverse_dispersion: Tensor) -> Tensor:
+    r"""The same from the mean itself; where that is (nearly) 0 it is 0 with zero derivatives, as in the limit.
+
+    Examples
+    --------
+    >>> negative_binomial_coordinate_from_mean(torch.tensor([0.0, 1.0]), torch.ones(2)).round(decimals=4)
+    tensor([0.0000, 0.8814])
+    """
+    inside = mean > tiny(mean) ** 0.5
+    log_ratio = torch.where(inside, mean, torch.ones_like(mean)).log() - inverse_dispersion.log()
+    return torch.where(inside, negative_binomial_coordinate(log_ratio), torch.zeros_like(mean))

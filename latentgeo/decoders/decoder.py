@@ -58,7 +58,7 @@ class Core(Frozen):
         return self.function(z, *(_rows(c, z) for c in context))
 
     def parameters(self, z: Tensor) -> dict[str, Tensor]:
-        own = self.reads.parameters(read(self.output(z), z.shape[0])[0])
+        own = self.reads.parameters(*read(self.output(z), z.shape[0]))
         if self.precision is None:
             return own
         return {"mean": self.reads.mean(own), "std": self.precision.std(z)}
@@ -215,7 +215,8 @@ class Decoder(Frozen):
     def __call__(self, z: Tensor) -> dict[str, Tensor]:
         """Likelihood parameters at codes (*batch, d), each (*batch, D), by name."""
         check_latent(z, self.latent_dim, self.dtype, self.device)
-        parameters = self._core.parameters(z.reshape(-1, self.latent_dim))
+        # a copy, because a decoder may work in place on what it is given
+        parameters = self._core.parameters(z.reshape(-1, self.latent_dim).clone())
         return {name: value.reshape(*z.shape[:-1], self.data_dim) for name, value in parameters.items()}
 
     def mean(self, z: Tensor) -> Tensor:
@@ -236,7 +237,7 @@ class Decoder(Frozen):
         Parameters
         ----------
         target : torch.dtype, torch.device or str
-            A floating dtype, or a device.
+            float32 or float64, or a device.
 
         Raises
         ------
@@ -253,8 +254,8 @@ class Decoder(Frozen):
         if isinstance(target, str):
             target = torch.device(target)
         if isinstance(target, torch.dtype):
-            if not target.is_floating_point:
-                raise TypeError(f"target must be a floating dtype or a device; got {target}")
+            if target not in (torch.float32, torch.float64):
+                raise TypeError(f"target must be a floating dtype (float32 or float64) or a device; got {target}")
         elif not isinstance(target, torch.device):
             raise TypeError(f"target must be a floating dtype or a device; got {type(target).__name__}")
         core = self._core

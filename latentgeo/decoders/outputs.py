@@ -23,10 +23,23 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "scale": ("scale",),
     "logits": ("logits",),
     "probs": ("probs",),
+    "rate": ("rate",),
+    "log_rate": ("log_rate",),
+    "log_mean": ("log_mean",),
+    "inverse_dispersion": ("inverse_dispersion", "theta", "total_count"),
 }
 """Keys of a mapping that are understood, by what they mean; other keys are ignored."""
 
-_FIRST = ("value", "mean", "logits", "probs")  # one of these carries the shape of the data
+_FIRST = (
+    "value",
+    "mean",
+    "logits",
+    "probs",
+    "rate",
+    "log_rate",
+    "log_mean",
+)  # one of these carries the shape of the data
+_UNDERSTOOD = "Normal, Bernoulli, Categorical, OneHotCategorical, Poisson, NegativeBinomial or Exponential"
 _NAMES = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
 
 
@@ -36,28 +49,46 @@ class OutputError(ValueError):
 
 def _accepted() -> str:
     return (
-        "a tensor, a (mean, scale) tuple, a torch.distributions Normal or Bernoulli (also inside Independent), a "
-        "mapping with keys such as 'reconstruction', 'mean', 'std', 'log_var', 'logits', 'probs', or an object with a "
+        f"a tensor, a (mean, scale) tuple, a torch.distributions {_UNDERSTOOD} (also inside Independent), a mapping "
+        "with keys such as 'reconstruction', 'mean', 'std', 'log_var', 'logits', 'probs', 'rate', or an object with a "
         "tensor `.sample`"
     )
 
 
-def _from_distribution(output: td.Distribution) -> dict[str, Tensor]:
+def _from_distribution(output: td.Distribution) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Named tensors, and the likelihood that the distribution declares (see `as_likelihood`)."""
     while isinstance(output, td.Independent):
         output = output.base_dist
     if type(output) is td.Normal:
-        return {"mean": output.loc, "std": output.scale}
+        return {"mean": output.loc, "std": output.scale}, {"name": "gaussian"}
     if type(output) is td.Bernoulli:
-        # the parameter it was built from: converting probabilities to logits clamps them
-        return {"logits": output.logits} if "logits" in output.__dict__ else {"probs": output.probs}
+        return _logits_or_probs(output), {"name": "bernoulli"}
+    if type(output) is td.Categorical:
+        return _logits_or_probs(output), {"name": "categorical"}
+    if type(output) is td.OneHotCategorical:
+        return _logits_or_probs(output._categorical), {"name": "categorical"}
+    if type(output) is td.Poisson:
+        return {"rate": output.rate}, {"name": "poisson"}
+    if type(output) is td.Exponential:
+        return {"rate": output.rate}, {"name": "exponential"}
+    if type(output) is td.NegativeBinomial:
+        r = output.total_count
+        if "logits" in output.__dict__:
+            return {"log_mean": output.logits + r.log(), "inverse_dispersion": r}, {"name": "negative-binomial"}
+        return {"mean": r * output.probs / (1 - output.probs), "inverse_dispersion": r}, {"name": "negative-binomial"}
     why = {
         "MultivariateNormal": "its covariance is not diagonal, and the embedding [mean, std] needs independent "
         "coordinates",
         "LowRankMultivariateNormal": "its covariance is not diagonal, and the embedding [mean, std] needs independent "
         "coordinates",
         "TransformedDistribution": "its density is not that of a family with a known embedding",
-    }.get(type(output).__name__, "only Normal and Bernoulli (also inside Independent) are understood so far")
+    }.get(type(output).__name__, f"only {_UNDERSTOOD} (also inside Independent) are understood")
     raise OutputError(f"the decoder returns a torch.distributions {type(output).__name__}, which is refused: {why}")
+
+
+def _logits_or_probs(output: Any) -> dict[str, Tensor]:
+    """The parameter it was built from: converting probabilities to logits clamps them."""
+    return {"logits": output.logits} if "logits" in output.__dict__ else {"probs": output.probs}
 
 
 def _from_mapping(output: Mapping[Any, Any]) -> dict[str, Tensor]:
@@ -83,7 +114,7 @@ def _named(output: Any) -> dict[str, Tensor]:
     if isinstance(output, Tensor):
         return {"value": output}
     if isinstance(output, td.Distribution):
-        return _from_distribution(output)
+        return _from_distribution(output)[0]
     if isinstance(output, tuple) and hasattr(output, "_asdict"):
         output = output._asdict()
     if isinstance(output, Mapping):
@@ -108,11 +139,9 @@ def _named(output: Any) -> dict[str, Tensor]:
     raise OutputError(f"the decoder returns a {type(output).__name__}; it must return {_accepted()}")
 
 
-def family(output: Any) -> str | None:
-    """The likelihood that an output itself declares (only distributions do), as a lower-case name, or None."""
-    if not isinstance(output, td.Distribution):
-        return None
-    return "gaussian" if "mean" in _from_distribution(output) else "bernoulli"
+def family(output: Any) -> dict[str, Any] | None:
+    """The likelihood that an output itself declares (only distributions do), as `as_likelihood` reads it, or None."""
+    return _from_distribution(output)[1] if isinstance(output, td.Distribution) else None
 
 
 def read(output: Any, batch: int) -> tuple[dict[str, Tensor], tuple[int, ...]]:

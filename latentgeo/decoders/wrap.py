@@ -6,17 +6,18 @@ raise here, not in the middle of a geodesic.
 
 from __future__ import annotations
 
+import copy
 import operator
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from latentgeo.decoders._modules import module_of
+from latentgeo.decoders._modules import find_modules, module_of
 from latentgeo.decoders.decoder import Context, Core, Decoder, tensors
-from latentgeo.decoders.likelihoods import Bernoulli, Likelihood, as_likelihood
+from latentgeo.decoders.likelihoods import Categorical, Likelihood, as_likelihood
 from latentgeo.decoders.outputs import family, read
 
 _N_CODES = 4
@@ -35,14 +36,16 @@ def wrap(
     ----------
     obj : torch.nn.Module, callable or object with a `decode` method
         Takes codes (B, latent_dim), and the context if any; `decode` is preferred where there is one. It returns a
-        tensor, a (mean, scale) tuple, a `torch.distributions` Normal or Bernoulli (also inside Independent), a mapping
-        (keys: `latentgeo.decoders.outputs.ALIASES`) or an object with a tensor `.sample` or ["reconstruction"], each
-        with the batch as its first axis. Images are flattened; `Decoder.data_shape` remembers their shape.
+        tensor, a (mean, scale) tuple, a `torch.distributions` Normal, Bernoulli, Categorical, OneHotCategorical,
+        Poisson, NegativeBinomial or Exponential (also inside Independent), a mapping (keys:
+        `latentgeo.decoders.outputs.ALIASES`) or an object with a tensor `.sample` or ["reconstruction"], each with the
+        batch as its first axis. Images are flattened; `Decoder.data_shape` remembers their shape.
     latent_dim : int
         d, the number of latent coordinates.
     likelihood : Likelihood or str, optional
-        What the output means: `Gaussian(scale=...)`, `Deterministic()`, `Bernoulli(output=...)`, or "gaussian" etc.
-        for the defaults. May be left out only where the decoder returns a distribution.
+        What the output means: `Gaussian(scale=...)`, `Deterministic()`, `Bernoulli(output=...)`, `Categorical(...)`,
+        `Poisson(...)`, `NegativeBinomial(...)`, `Exponential(...)`, or "gaussian" etc. for the defaults. May be left
+        out only where the decoder returns a distribution.
     context : Tensor, tuple of Tensor or mapping of str to Tensor, optional
         A fixed condition (label, covariates), passed after the codes or by keyword. One row each, shape (1, ...); a
         tensor with no axis counts as one row. It is expanded to the batch.
@@ -64,7 +67,7 @@ def wrap(
     Warns
     -----
     UserWarning
-        If the module is in train mode: it is put in eval mode.
+        If the module is in train mode (it is put in eval mode), or in half precision (a float32 copy is used).
 
     Examples
     --------
@@ -80,6 +83,8 @@ def wrap(
     family_given = None if likelihood is None else as_likelihood(likelihood)
     function, entry = _function(obj)
     module = module_of(function)
+    if module is not None and (coarse := _coarse(module)) is not None:
+        function, module = _in_single(function, module, coarse)
     if module is not None and any(part.training for part in module.modules()):
         warnings.warn(
             f"{type(module).__name__} was in train mode; it has been put in eval mode (module.eval()), since dropout "
@@ -92,19 +97,43 @@ def wrap(
     codes = _codes(core, latent_dim)
     with torch.no_grad():
         output = core.output(codes)
-        if family_given is None:
-            family_given = _declared(output)
-        core = core.replace(reads=family_given)
         named, shape = read(output, _N_CODES)
-        family_given.check(named)
-        parameters = family_given.parameters(named)
+        family_given = _declared(output, family_given, shape)
+        core = core.replace(reads=family_given)
+        family_given.check(named, shape)
+        parameters = family_given.parameters(named, shape)
     for name, value in parameters.items():
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"the decoder's {name} is not finite at standard normal codes")
-    _warn_of_probabilities(family_given, parameters)
+    if (doubt := family_given.doubt(named, shape)) is not None:
+        warnings.warn(doubt, UserWarning, stacklevel=2)
     decoder = Decoder(core, latent_dim, shape, entry=entry)
     decoder.embedding.probe(codes)
     return decoder
+
+
+def _coarse(module: nn.Module) -> torch.dtype | None:
+    """The half-precision dtype of a module's weights, if they have one."""
+    weights = (*module.parameters(), *module.buffers())
+    return next((w.dtype for w in weights if w.dtype in (torch.float16, torch.bfloat16)), None)
+
+
+def _in_single(function: Any, module: nn.Module, dtype: torch.dtype) -> tuple[Any, nn.Module]:
+    """A float32 copy of a half-precision decoder: its digits are too few for differences and derivatives."""
+    before = find_modules(function)
+    function, module = copy.deepcopy((function, module))
+    if any(new is old for new in find_modules(function) for old in before):
+        raise TypeError(
+            f"the decoder's weights are {dtype}, too coarse for distances, and a plain function over a module cannot "
+            "be converted; cast the module with `.float()` before `wrap`"
+        )
+    warnings.warn(
+        f"{type(module).__name__} has {dtype} weights, too coarse for distances; a float32 copy of it is used. Cast it "
+        "with .float() yourself to silence this",
+        UserWarning,
+        stacklevel=3,
+    )
+    return function, module.float()
 
 
 class _Unknown(Likelihood):
@@ -113,7 +142,7 @@ class _Unknown(Likelihood):
     name = "unknown"
     default = "expected"
 
-    def parameters(self, output: Any) -> Any:
+    def parameters(self, *arguments: Any) -> Any:
         raise NotImplementedError
 
     check = mean = std = log_prob = parameters  # type: ignore[assignment]
@@ -129,15 +158,31 @@ def _positive(latent_dim: Any) -> int:
     return value
 
 
-def _declared(output: Any) -> Likelihood:
-    name = family(output)
-    if name is None:
+def _declared(output: Any, given: Likelihood | None, shape: tuple[int, ...]) -> Likelihood:
+    """The likelihood given, or else that of the distribution returned; the two must not contradict each other."""
+    description = family(output)
+    if description is None:
+        if given is not None:
+            return given
         raise ValueError(
             "likelihood must be given, since the decoder does not return a torch.distributions object and what its "
             "numbers mean is never guessed: e.g. likelihood=Gaussian(scale='std'), Gaussian(sigma=0.1), "
-            "Bernoulli(output='logits'), Bernoulli(output='probs') or Deterministic()"
+            "Bernoulli(output='logits'), Bernoulli(output='probs'), Categorical(...), Poisson(...) or Deterministic()"
         )
-    return as_likelihood(name)
+    declared = as_likelihood(description)
+    if given is None:
+        return declared
+    if type(given) is not type(declared):
+        raise ValueError(
+            f"likelihood is {given!r}, but the decoder returns a distribution that is a {type(declared).__name__}; "
+            "leave likelihood out"
+        )
+    if isinstance(given, Categorical) and given.axis not in (-1, len(shape)):
+        raise ValueError(
+            f"likelihood says axis={given.axis}, but the classes of a torch.distributions Categorical are on its last "
+            "axis; leave likelihood out"
+        )
+    return given
 
 
 def _function(obj: Any) -> tuple[Callable[..., Any], str]:
@@ -184,16 +229,3 @@ def _codes(core: Core, latent_dim: int) -> Tensor:
         dtype=floating[0].dtype if floating else torch.get_default_dtype(),
         device=found[0].device if found else None,
     )
-
-
-def _warn_of_probabilities(likelihood: Likelihood, parameters: Mapping[str, Tensor]) -> None:
-    logits = parameters.get("logits")
-    if not isinstance(likelihood, Bernoulli) or logits is None or logits.numel() < 32:
-        return
-    if bool(((logits >= 0) & (logits <= 1)).all()):
-        warnings.warn(
-            "every output lies in [0, 1], as probabilities do, but the likelihood says they are logits; if the decoder "
-            "ends in a sigmoid, pass Bernoulli(output='probs')",
-            UserWarning,
-            stacklevel=3,
-        )

@@ -235,7 +235,7 @@ def _try(path: Path, core: Core, latent_dim: int, shape: tuple[int, ...]) -> Non
     try:
         with torch.no_grad():
             named, found = read(core.output(codes), 2)
-            core.reads.check(named)
+            core.reads.check(named, found)
             finite = all(bool(torch.isfinite(v).all()) for v in core.parameters(codes).values())
     except (ValueError, TypeError, RuntimeError, IndexError, KeyError) as error:
         raise CheckpointError(
