@@ -1,7 +1,7 @@
 """The command line: `latentgeo info`, `distances`, `heatmap` and `demo`.
 
-Takes and returns files (.npy, .csv, .html); exit code 0 is success, 1 means that some curves failed (the results are
-still written, with their status), 2 means that the input was wrong.
+Takes and returns files (.npy, .npz, .csv, .parquet, .html); exit code 0 is success, 1 means that some curves failed
+(the results are still written, with their status), 2 means that the input was wrong.
 """
 
 from __future__ import annotations
@@ -10,38 +10,21 @@ import time
 from collections import Counter
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from latentgeo import _cli_support as support
-
-
-class Group(TyperGroup):
-    """Turns the library's errors about input into one line and exit code 2."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the chosen command."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:  # the reader of our output has left
-            raise
-        except (OSError, TypeError, ValueError, RuntimeError) as error:
-            # typer.Exit is a RuntimeError, and carries its exit code already.
-            if ctx.params.get("traceback") or isinstance(error, (typer.Exit, typer.Abort)):
-                raise
-            typer.echo(f"latentgeo: {' '.join(str(error).split()) or type(error).__name__}", err=True)
-            raise typer.Exit(2) from None
-
+from latentgeo._cli import arrays, solving, tables
+from latentgeo._cli.group import Group
+from latentgeo._cli.source import Source, place, takes_model
 
 app = typer.Typer(
     cls=Group,
     help="The geometry that a trained generative model gives its latent space: distances, geodesics, maps.",
-    epilog="Exit codes: 0 success; 1 some curves failed (results are written, with their status); 2 bad input.",
+    epilog="Exit codes: 0 success; 1 some curves failed (results are written, with their status); 2 bad input "
+    "(`--traceback` shows where in the program an error arose).",
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -62,7 +45,10 @@ class Dtype(str, Enum):
     float64 = "float64"
 
 
-Checkpoint = Annotated[Path, typer.Argument(help="A trained model, as written by latentgeo.save (.safetensors).")]
+Codes = Annotated[Path | None, typer.Option(help="Codes, one per row (.npy, .npz, .csv, .parquet).")]
+CodesKey = Annotated[
+    str | None, typer.Option(help="Which array of a .npz file holds the codes, if there are several.", metavar="NAME")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the random choice of pairs; the same seed gives the same pairs.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")]
 Precision = Annotated[
@@ -88,12 +74,15 @@ def _common(
 
 
 @app.command()
-def info(checkpoint: Checkpoint) -> None:
+@takes_model
+def info(source: Source) -> None:
     """Say what a checkpoint holds: the decoder, its likelihood, codes, labels and how it was trained."""
-    model = support.load(checkpoint)
+    import latentgeo as lg
+
+    model = source.load()
     decoder = model.decoder
     lines = [
-        ("file", f"{checkpoint} ({checkpoint.stat().st_size / 1e6:.2f} MB)"),
+        ("file", f"{source.path} ({source.path.stat().st_size / 1e6:.2f} MB)"),
         ("decoder", repr(decoder)),
         ("latent dim", f"{decoder.latent_dim}"),
         ("data", f"{decoder.data_dim} numbers, shape {'×'.join(map(str, decoder.data_shape))}"),
@@ -109,26 +98,27 @@ def info(checkpoint: Checkpoint) -> None:
         counts = Counter(model.labels.tolist())
         shown = ", ".join(f"{name}: {count}" for name, count in sorted(counts.items())[:12])
         lines.append(("labels", shown + (", …" if len(counts) > 12 else "")))
-    lines.append(("metric", repr(support.metric(decoder))))
+    lines.append(("metric", repr(lg.metric(decoder))))
+    lines.append(("derivatives", tables.derivatives(decoder)))
     lines += [(f"no {name} metric", reason) for name, reason in sorted(decoder.missing.items())]
-    lines += [(str(key), support.brief(value)) for key, value in model.metadata.items()]
+    lines += [(str(key), tables.brief(value)) for key, value in model.metadata.items()]
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
         typer.echo(f"{name:<{width}}  {text}")
 
 
 @app.command()
+@takes_model
 def distances(
-    checkpoint: Checkpoint,
+    source: Source,
     out: Annotated[Path, typer.Option(help="File to write: .npy or .csv.")],
-    codes: Annotated[
-        Path | None, typer.Option(help="Codes, one per row (.npy or .csv): writes the matrix of all distances.")
-    ] = None,
+    codes: Codes = None,
     pairs: Annotated[
-        int | None, typer.Option(help="Take this many random pairs of the checkpoint's own codes.", min=1)
+        int | None, typer.Option(help="Take this many random pairs of --codes, or of the checkpoint's own.", min=1)
     ] = None,
     start: Annotated[Path | None, typer.Option("--from", help="Codes that the curves start at, one per row.")] = None,
     end: Annotated[Path | None, typer.Option("--to", help="Codes that the curves end at, one per row.")] = None,
+    codes_key: CodesKey = None,
     rtol: Rtol = 1e-2,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -136,57 +126,75 @@ def distances(
 ) -> None:
     """Geodesic distances between latent codes.
 
-    Say which codes with one of --codes, --pairs, or --from with --to (100 random pairs if none is given).
+    Say which codes: --codes alone for the matrix of all distances between them, --codes with --pairs for random
+    pairs of them, --from with --to for row by row. Without any: random pairs of the checkpoint's own codes
+    (100 if --pairs is not given).
 
     For pairs, the file has one row each: from, to, length, length_error, straight_length, converged, status
-    (a .npy file holds these as a structured array). For --codes it is the symmetric matrix of lengths, NaN where a
+    (a .npy file holds these as a structured array). For a matrix it is the symmetric array of lengths, NaN where a
     curve failed. Lengths are in data units for the expected metric.
     """
     import numpy as np
 
-    support.suffix(out, "--out", ".npy", ".csv")
-    if sum([codes is not None, pairs is not None, start is not None or end is not None]) > 1:
-        raise ValueError("give only one of --codes, --pairs, or --from with --to")
+    import latentgeo as lg
+
+    tables.suffix(out, "--out", ".npy", ".csv")
+    if (codes is not None or pairs is not None) and (start is not None or end is not None):
+        raise ValueError("--from and --to must be given without --codes or --pairs: they say already what to join")
     if (start is None) != (end is None):
-        raise ValueError("--from and --to go together: each row of one is joined to the same row of the other")
-    model = support.load(checkpoint)
-    decoder = support.place(model.decoder, device, dtype)
-    if codes is not None:
-        points = support.read(codes, decoder)
-        first, second = np.triu_indices(len(points), 1)
-        a, b = points[first], points[second]
-    elif start is not None and end is not None:
-        a, b = support.read(start, decoder), support.read(end, decoder)
+        raise ValueError("--from and --to must go together: each row of one is joined to the same row of the other")
+    model = source.load()
+    decoder = place(model.decoder, device, dtype)
+    if start is not None and end is not None:
+        a, b = (arrays.read_codes(path, decoder, codes_key) for path in (start, end))
         if len(a) != len(b) and 1 not in (len(a), len(b)):
             raise ValueError(f"--from and --to must have equally many rows, or one; got {len(a)} and {len(b)}")
         count = max(len(a), len(b))
         first, second = np.arange(count) % len(a), np.arange(count) % len(b)
         a, b = a[first], b[second]
     else:
-        points = support.own_codes(model, decoder)
-        first, second = support.choose(len(points), pairs or 100, seed)
+        if codes is None:
+            points = solving.own_codes(model, decoder, "give yours with --codes FILE, or --from FILE and --to FILE")
+        else:
+            points = arrays.read_codes(codes, decoder, codes_key)
+        if codes is not None and pairs is None:
+            first, second = np.triu_indices(len(points), 1)
+        else:
+            first, second = solving.choose(len(points), pairs or 100, seed)
         a, b = points[first], points[second]
 
-    solved = support.solve(support.metric(decoder), a, b, rtol)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if codes is not None:
+    tables.ready(out)
+    solved = solving.solve(lg.metric(decoder), a, b, rtol, keep=False)
+    if codes is not None and pairs is None:
         matrix = np.zeros((len(points), len(points)))
         matrix[first, second] = matrix[second, first] = np.where(solved.converged, solved.length, np.nan)
-        support.write_matrix(out, matrix)
+        tables.write_matrix(out, matrix)
     else:
-        support.write_table(out, support.table(first, second, solved))
-    support.summary(solved, out)
+        tables.write_table(out, tables.table(first, second, solved))
+    solving.summary(solved, out)
 
 
 @app.command()
+@takes_model
 def heatmap(
-    checkpoint: Checkpoint,
+    source: Source,
     out: Annotated[Path, typer.Option(help="Page to write (.html); it needs no network to open.")],
     png: Annotated[bool, typer.Option("--png", help="Write a .png beside it too (needs Chromium or Chrome).")] = False,
-    pairs: Annotated[int, typer.Option(help="Draw geodesics between this many random pairs of codes.", min=0)] = 4,
+    codes: Codes = None,
+    codes_key: CodesKey = None,
+    pairs: Annotated[
+        int | None, typer.Option(help="Draw geodesics between this many random pairs of codes (4).", min=0)
+    ] = None,
     term: Annotated[
         Term, typer.Option(help="What to draw of the expected metric: all of it, its mean part, its σ part.")
     ] = Term.both,
+    image_shape: Annotated[
+        str | None,
+        typer.Option(
+            help="Shape of one decoded image, for strips beneath the map; the decoder's own if not given.",
+            metavar="28x28|3x32x32",
+        ),
+    ] = None,
     resolution: Resolution = 160,
     rtol: Rtol = 1e-2,
     seed: Seed = 0,
@@ -195,72 +203,98 @@ def heatmap(
 ) -> None:
     """Map of the measure element ½ log det G over a 2-D latent space, with the codes and some geodesics.
 
-    Where the map is high, a small step in latent space changes the decoded data much.
+    Where the map is high, a small step in latent space changes the decoded data much. The codes are those of --codes,
+    or the checkpoint's own; without any the map shows −3 to 3.
     """
+    import latentgeo as lg
     from latentgeo import plot
 
-    support.suffix(out, "--out", ".html", ".htm")
+    tables.suffix(out, "--out", ".html", ".htm")
     if png:
-        support.need_browser()
-    model = support.load(checkpoint)
-    decoder = support.place(model.decoder, device, dtype)
-    metric = support.metric(decoder)
+        tables.need_browser()
+    model = source.load()
+    decoder = place(model.decoder, device, dtype)
+    metric = lg.metric(decoder)
     if decoder.latent_dim != 2:
-        raise ValueError(f"a heatmap needs a 2-D latent space; {checkpoint} has {decoder.latent_dim} dimensions")
-    points = None if model.codes is None and not pairs else support.own_codes(model, decoder)
+        raise ValueError(f"a heatmap needs a 2-D latent space; {source.path} has {decoder.latent_dim} dimensions")
+    if term is not Term.both and (not isinstance(metric, lg.ExpectedMetric) or decoder.std_embedding is None):
+        raise ValueError(f"--term must be both where the metric has one part only; got {term.value} for {metric!r}")
+    if codes is not None:
+        points = arrays.read_codes(codes, decoder, codes_key)
+    elif model.codes is not None or pairs:
+        points = solving.own_codes(model, decoder, "give yours with --codes FILE, or leave --pairs out")
+    else:
+        points = None
+        if pairs is None:
+            typer.echo("latentgeo: without codes the map shows −3 to 3; give yours with --codes FILE", err=True)
+    shape = tables.image_shape(model, image_shape)
+    tables.ready(out)
     solved = None
-    if pairs and points is not None:
-        first, second = support.choose(len(points), pairs, seed)
-        solved = support.solve(metric, points[first], points[second], rtol)
+    if points is not None and pairs != 0:
+        first, second = solving.choose(len(points), 4 if pairs is None else pairs, seed)
+        solved = solving.solve(metric, points[first], points[second], rtol)
     figure = plot.measure(
         metric,
         codes=points,
-        labels=model.labels,
+        labels=model.labels if codes is None else None,
         paths=None if solved is None else solved.paths,
         resolution=resolution,
         term=term.value,
         decoder=decoder,
-        strips=solved is not None,
-        shape=support.image_shape(model),
+        strips=solved is not None and tables.pictured(decoder, shape),
+        shape=shape,
     )
-    plot.write_html(figure, out, title=f"Latent space of {checkpoint.name}")
+    plot.write_html(figure, out, title=f"Latent space of {source.path.name}")
     typer.echo(f"wrote {out}")
     if png:
         typer.echo(f"wrote {plot.write_png(figure, out.with_suffix('.png'))}")
     if solved is not None:
-        support.summary(solved, None)
+        solving.summary(solved, None)
 
 
 @app.command()
 def demo(
-    checkpoint: Annotated[Path, typer.Argument(help="A trained model with a 2-D latent space.")] = Path(
-        "checkpoints/mnist-2d.safetensors"
-    ),
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A trained model with a 2-D latent space and codes; a VAE of MNIST that comes with latentgeo's source "
+            "if not given.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write the page and picture to.")] = Path("demo"),
     pairs: Annotated[int, typer.Option(help="Number of pairs of codes to join.", min=1, max=26)] = 6,
     resolution: Resolution = 160,
     seed: Seed = 0,
 ) -> None:
     """From a trained VAE to geodesics and a map in under a minute: a table here, a page in a folder."""
+    import latentgeo as lg
     from latentgeo import plot
 
     started = time.perf_counter()
-    shipped = Path(__file__).resolve().parent.parent / "checkpoints" / checkpoint.name
-    if not checkpoint.exists() and shipped.exists():
-        checkpoint = shipped
-    model = support.load(checkpoint)
-    decoder = support.place(model.decoder, "cpu", None)
+    if checkpoint is None:
+        checkpoint = _SHIPPED
+        if not checkpoint.is_file():
+            raise FileNotFoundError(
+                "CHECKPOINT must be given: the demo's own model is part of latentgeo's source, not of the installed "
+                f"package ({checkpoint} does not exist); fetch checkpoints/{checkpoint.name} from there, or take a "
+                "model of yours: latentgeo demo PATH"
+            )
+    model = Source(checkpoint).load()
+    decoder = place(model.decoder, "cpu", None)
     if decoder.latent_dim != 2:
         raise ValueError(f"the demo needs a 2-D latent space; {checkpoint} has {decoder.latent_dim} dimensions")
-    points = support.own_codes(model, decoder)
+    points = solving.own_codes(model, decoder, "the demo needs them; `latentgeo heatmap` takes a file of them")
+    page = out / "index.html"
+    tables.ready(page)
     labels = None if model.labels is None else model.labels.tolist()
     typer.echo(f"{checkpoint}: {decoder!r}, {len(points)} codes")
-    metric = support.metric(decoder)
-    first, second = support.choose_far(points, pairs, seed, labels)
-    solved = support.solve(metric, points[first], points[second], 1e-2)
-    header, rows = support.report(solved, first, second, labels)
+    metric = lg.metric(decoder)
+    first, second = solving.choose_far(points, pairs, seed, labels)
+    solved = solving.solve(metric, points[first], points[second], 1e-2)
+    header, rows = tables.report(solved, first, second, labels)
     typer.echo(f"{pairs} random pairs of different labels, further apart in latent space than half of all pairs:")
-    typer.echo(f"\n{support.aligned(header, rows)}\n")
+    typer.echo(f"\n{tables.aligned(header, rows)}\n")
     typer.echo(f"{len(solved.length)} geodesics in {solved.seconds:.1f} s; lengths in {plot.length_units(metric)}")
 
     figure = plot.measure(
@@ -271,10 +305,9 @@ def demo(
         resolution=resolution,
         decoder=decoder,
         strips=True,
-        shape=support.image_shape(model),
+        shape=tables.image_shape(model),
         title=f"The latent space of {checkpoint.stem}",
     )
-    page = out / "index.html"
     plot.write_html(figure, page, title="The geometry of a trained VAE", intro=_INTRO, table=(header, rows))
     typer.echo(f"page: {page}")
     if plot.browser() is None:
@@ -284,6 +317,7 @@ def demo(
     typer.echo(f"{time.perf_counter() - started:.1f} s in all")
 
 
+_SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints" / "mnist-2d.safetensors"
 _INTRO = """\
 A decoder turns each point of this latent space into an image and an uncertainty. The map shows how much of both one
 unit of latent space holds: it is high where a small step changes the decoded image or its uncertainty much.

@@ -7,18 +7,20 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import refused, run
 from models import tiny_model
 from numpy.testing import assert_allclose
 from typer.testing import CliRunner
 
 import latentgeo as lg
-from latentgeo import _cli_support as support
-from latentgeo import plot
+from latentgeo import cli, plot
+from latentgeo._cli import solving
 from latentgeo.cli import app
 from latentgeo.decoders import MLP
 
@@ -35,23 +37,6 @@ def checkpoint(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoints") / "tiny.safetensors"
     lg.save(model, path)
     return str(path)
-
-
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    if result.exit_code != code:
-        raise AssertionError(f"exit code {result.exit_code}, not {code}:\n{result.output}") from result.exception
-    return result
-
-
-def refused(*arguments):
-    """The one line that says why a command refused."""
-    result = run(*arguments, code=2)
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("latentgeo: ")
-    assert "Traceback" not in result.output
-    return lines[0]
 
 
 def exact(model, a, b):
@@ -95,7 +80,16 @@ def test_help_needs_no_torch():
 
 def test_info(checkpoint):
     text = run("info", checkpoint).stdout
-    for expected in ("latent dim  ", "20 numbers", "6 centres", "60×2", "0: 20, 1: 20, 2: 20", "made up", "Gaussian"):
+    for expected in (
+        "latent dim  ",
+        "20 numbers",
+        "6 centres",
+        "first: ",
+        "60×2",
+        "0: 20, 1: 20, 2: 20",
+        "made up",
+        "Gaussian",
+    ):
         assert expected in text
 
 
@@ -229,7 +223,9 @@ def test_bad_csv(checkpoint, tmp_path, text):
 def test_bad_options(checkpoint, tmp_path):
     out = tmp_path / "o.npy"
     assert ".npy or .csv" in refused("distances", checkpoint, "--out", tmp_path / "o.txt")
-    assert "only one of" in refused("distances", checkpoint, "--pairs", 2, "--codes", out, "--out", out)
+    assert "without --codes or --pairs" in refused(
+        "distances", checkpoint, "--pairs", 2, "--from", out, "--to", out, "--out", out
+    )
     assert "go together" in refused("distances", checkpoint, "--from", out, "--out", out)
     assert "no file of codes at" in refused("distances", checkpoint, "--codes", out, "--out", out)
     assert "cannot be used" in refused("distances", checkpoint, "--device", "nonsense", "--out", out)
@@ -237,9 +233,17 @@ def test_bad_options(checkpoint, tmp_path):
     np.save(tmp_path / "b.npy", np.zeros((3, 2)))
     both = ("--from", tmp_path / "a.npy", "--to", tmp_path / "b.npy")
     assert "equally many rows, or one; got 2 and 3" in refused("distances", checkpoint, *both, "--out", out)
-    for wrong in (["--pairs", "0"], ["--rtol", "-1"], ["--dtype", "float16"], ["--seed", "x"]):
-        run("distances", checkpoint, "--out", out, *wrong, code=2)
-    run("distances", checkpoint, code=2)
+    for option, value in (("--pairs", "0"), ("--rtol", "-1"), ("--dtype", "float16"), ("--seed", "x")):
+        message = refused("distances", checkpoint, "--out", out, option, value)
+        assert option in message
+        assert repr(value) in message
+    assert "Missing option '--out'" in refused("distances", checkpoint)
+    assert "No such option: --nonsense" in refused("--nonsense")
+    assert "No such command 'inof'" in refused("inof")
+    for folder in (tmp_path / "a.npy" / "o.npy", "/proc/none/o.npy"):
+        assert "--out must be a file that can be written" in refused("distances", checkpoint, "--out", folder)
+    (tmp_path / "folder.npy").mkdir()
+    assert "it is a folder" in refused("distances", checkpoint, "--out", tmp_path / "folder.npy")
 
 
 @pytest.mark.parametrize(
@@ -257,14 +261,69 @@ def test_checkpoint_without_codes(model, tmp_path):
     bare = tmp_path / "bare.safetensors"
     lg.save(lg.LatentModel(model.decoder), bare)
     assert "holds no codes" in refused("distances", bare, "--out", tmp_path / "o.npy")
-    assert "holds no codes" in refused("heatmap", bare, "--out", tmp_path / "o.html")
-    run("heatmap", bare, "--pairs", 0, "--resolution", 8, "--out", tmp_path / "o.html")
+    assert "holds no codes" in refused("heatmap", bare, "--pairs", 2, "--out", tmp_path / "o.html")
+    assert "holds no codes" in refused("demo", bare)
+    result = run("heatmap", bare, "--resolution", 8, "--out", tmp_path / "o.html")
+    assert "−3 to 3" in result.stderr
+    assert run("heatmap", bare, "--pairs", 0, "--resolution", 8, "--out", tmp_path / "o.html").stderr == ""
     assert "none" in run("info", bare).stdout
 
 
 def test_traceback_on_request(tmp_path):
     result = CliRunner().invoke(app, ["--traceback", "info", str(tmp_path / "none")])
     assert isinstance(result.exception, FileNotFoundError)
+    result = CliRunner().invoke(app, ["info", str(tmp_path / "none"), "--traceback"])
+    assert isinstance(result.exception, FileNotFoundError)
+
+
+def test_progress_is_told_where_no_bar_can_be_drawn(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(solving, "SILENCE", 0.0)
+    monkeypatch.setattr(solving, "BATCH", 2)
+    result = run("distances", checkpoint, "--pairs", 4, "--out", tmp_path / "o.npy")
+    assert re.findall(r"^(\d) of 4 curves", result.stderr, flags=re.MULTILINE) == ["2", "4"]
+
+
+def test_warnings_are_one_line(checkpoint, tmp_path, monkeypatch):
+    def warn(*_):
+        warnings.warn("if it ends in a sigmoid, pass Bernoulli(output='probs')", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(cli, "place", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        result = CliRunner().invoke(app, ["distances", checkpoint, "--out", str(tmp_path / "o.npy")])
+    expected = "latentgeo: warning: if it ends in a sigmoid, pass --likelihood bernoulli --output probs"
+    assert result.stderr.splitlines()[0] == expected
+
+
+# --- completion -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_script(shell):
+    """The script that --show-completion prints calls the program back, which answers."""
+    latentgeo = Path(sys.executable).parent / "latentgeo"
+    options = {"capture_output": True, "text": True, "check": True}
+    plain = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    script = subprocess.run([latentgeo, "--show-completion", shell], env=plain, **options).stdout
+    assert f"_LATENTGEO_COMPLETE=complete_{shell}" in script
+    for words, expected in (("latentgeo hea", "heatmap"), ("latentgeo info --likelihood neg", "negative-binomial")):
+        asked = {
+            "_LATENTGEO_COMPLETE": f"complete_{shell}",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+            "_TYPER_COMPLETE_ARGS": words,
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+            "_TYPER_COMPLETE_WORD_TO_COMPLETE": words.split()[-1],
+        }
+        answer = subprocess.run([latentgeo], env={**os.environ, **asked}, **options).stdout
+        assert expected in answer
+
+
+def test_completion_is_installed_in_the_home_folder(tmp_path):
+    latentgeo = Path(sys.executable).parent / "latentgeo"
+    environment = {**os.environ, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    subprocess.run([latentgeo, "--install-completion", "bash"], env=environment, check=True, capture_output=True)
+    assert "latentgeo" in (tmp_path / ".bashrc").read_text(encoding="utf-8")
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------
@@ -300,6 +359,23 @@ def test_heatmap_bad_options(checkpoint, tmp_path):
     assert "2-D latent space" in refused("demo", tmp_path / "three.safetensors")
 
 
+@pytest.mark.parametrize("given", ["4x6", "20", "2x2x5", "axb", "-4x-5"])
+def test_bad_image_shapes(checkpoint, tmp_path, given):
+    message = refused("heatmap", checkpoint, "--out", tmp_path / "o.html", f"--image-shape={given}")
+    assert "--image-shape must be" in message
+    assert "20 numbers" in message
+    assert repr(given) in message
+
+
+def test_image_shape(checkpoint, tmp_path, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(plot, "measure", lambda *_, shape, **__: shapes.append(shape))
+    monkeypatch.setattr(plot, "write_html", lambda *_, **__: None)
+    for given in ([], ["--image-shape", "5x4"], ["--image-shape", "1×2×10"]):
+        run("heatmap", checkpoint, "--out", tmp_path / "o.html", "--pairs", 1, *given)
+    assert shapes == [(4, 5), (5, 4), (1, 2, 10)]
+
+
 def test_demo(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(plot, "browser", lambda: None)
     text = run("demo", checkpoint, "--pairs", 2, "--resolution", 12, "--out", tmp_path / "d").stdout
@@ -318,9 +394,21 @@ def test_demo_finds_the_shipped_checkpoint_from_anywhere(tmp_path, monkeypatch):
     assert (tmp_path / "demo" / "index.html").exists()
 
 
+def test_demo_without_the_shipped_checkpoint(tmp_path, monkeypatch):
+    """As in an installed wheel, which carries no checkpoints."""
+    monkeypatch.setattr(cli, "_SHIPPED", tmp_path / "mnist-2d.safetensors")
+    message = refused("demo")
+    assert "CHECKPOINT must be given" in message
+    assert "latentgeo demo PATH" in message
+
+
+def test_demo_takes_no_other_checkpoint_for_a_missing_one(tmp_path):
+    assert "no checkpoint at" in refused("demo", tmp_path / "mnist-2d.safetensors")
+
+
 def test_far_pairs_are_far_and_of_different_labels(model):
     labels = model.labels.tolist()
-    first, second = support.choose_far(model.codes, 6, 0, labels)
+    first, second = solving.choose_far(model.codes, 6, 0, labels)
     assert all(labels[i] != labels[j] for i, j in zip(first, second, strict=True))
     gap = (model.codes[first] - model.codes[second]).norm(dim=-1)
     assert (gap >= torch.pdist(model.codes).median() * 0.9).all()
@@ -328,4 +416,4 @@ def test_far_pairs_are_far_and_of_different_labels(model):
 
 def test_pairs_of_a_single_code_are_refused():
     with pytest.raises(ValueError, match="at least 2 codes"):
-        support.choose(1, 3, 0)
+        solving.choose(1, 3, 0)
