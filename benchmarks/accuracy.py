@@ -35,9 +35,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=100)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print(
-        f"{'problem':>34} {'rtol':>6} {'pairs':>6} {'conv.':>6} {'in err':>7} {'in rtol':>7} {'worst/rtol':>10} {'padding':>8} {'s':>6}"
-    )
+    titles = ("rtol", "pairs", "conv.", "in err", "in rtol", "worst/rtol", "padding", "s")
+    widths = (6, 6, 6, 7, 7, 10, 8, 6)
+    print(f"{'problem':>34} " + " ".join(f"{t:>{w}}" for t, w in zip(titles, widths, strict=True)))
     summary = []
     for rtol in args.rtol:
         padding, within, converged, delivered, count = [], 0, 0, 0, 0

@@ -90,10 +90,8 @@ def main() -> None:
     print(
         f"cost: {statistics.median(seconds):.2f} s = {statistics.median(seconds) / statistics.median(unit):.0f} units"
     )
-    steps, points = path.stats["steps"], collections.Counter(path.stats["points"].tolist())
-    print(
-        f"Newton steps: mean {steps.double().mean():.1f}, most {int(steps.max())}; nodes: {dict(sorted(points.items()))}"
-    )
+    steps, points = path.stats["steps"], sorted(collections.Counter(path.stats["points"].tolist()).items())
+    print(f"Newton steps: mean {steps.double().mean():.1f}, most {int(steps.max())}; nodes: {dict(points)}")
     print(f"geodesic / straight length: mean {(path.length / straight)[ok].mean():.3f}")
 
     t = torch.linspace(0, 1, 2001, dtype=torch.float64)

@@ -5,9 +5,24 @@ Everything global about a metric lives here; a metric itself knows only its neig
 
 from __future__ import annotations
 
+from ._solvers.collocation import Collocation
+from ._solvers.georce import Georce
 from ._solvers.newton import Newton
+from ._solvers.spline import Spline
 from .connect import connect, curve_length, distance
 from .geodesic import Geodesic, GeodesicError, Status
 from .graph import LatentGraph
 
-__all__ = ["Geodesic", "GeodesicError", "LatentGraph", "Newton", "Status", "connect", "curve_length", "distance"]
+__all__ = [
+    "Collocation",
+    "Geodesic",
+    "GeodesicError",
+    "Georce",
+    "LatentGraph",
+    "Newton",
+    "Spline",
+    "Status",
+    "connect",
+    "curve_length",
+    "distance",
+]

@@ -25,6 +25,8 @@ class Status(enum.Enum):
     MAX_POINTS = "the length is not yet accurate to `rtol`; raise `max_points` or `rtol`"
     UNRESOLVED = "ridges of the metric are thinner than the spacing of the nodes; raise `max_points`"
     NOT_MINIMAL = "a critical point that is not a local minimum; give other starting curves by `init=`"
+    LONGER = "a geodesic longer than its starting curve, so another must be shorter; give other curves by `init=`"
+    SINGULAR = "the boundary-value equations became singular, as near conjugate points; give other curves by `init=`"
     PRECISION = "rounding hides any further progress; use float64 or a larger `residual_tol`"
     NOT_FINITE = "the metric is not finite along the starting curve; start inside the region where it is"
     BAD_ENDPOINT = "an end point is NaN or infinite; check the codes"
