@@ -3,21 +3,53 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..metrics import Metric
+from .curve import row_budget
 
-__all__ = ["HALF_STENCIL_2D", "Field", "chain", "half_of_neighbours", "resample", "shifted", "symmetric"]
+__all__ = ["chain", "lattice_edges", "resample", "symmetric"]
 
-HALF_STENCIL_2D = [(0, 1), (1, 0), (1, 1), (1, -1), (1, 2), (2, 1), (1, -2), (2, -1)]
+_HALF_STENCIL_2D = [(0, 1), (1, 0), (1, 1), (1, -1), (1, 2), (2, 1), (1, -2), (2, -1)]
 
 
-class Field:
+def lattice_edges(
+    metric: Metric, axes: list[np.ndarray[Any, Any]], like: Tensor, *, progress: bool
+) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Edges (E, 2) of a regular grid, numbered in C order, and their lengths, in slabs of the first axis.
+
+    The metric is evaluated on a lattice of half the spacing, which holds the midpoint of every edge.
+    """
+    if not axes:
+        return
+    d, shape = len(axes), tuple(len(axis) for axis in axes)
+    stencil = _HALF_STENCIL_2D if d == 2 else _half_of_neighbours(d)
+    reach = max(o[0] for o in stencil)
+    fine_axes = [np.linspace(axis[0], axis[-1], 2 * len(axis) - 1) for axis in axes]
+    fine_line = int(np.prod([len(axis) for axis in fine_axes[1:]]))
+    slab = max(1, row_budget(metric, like) // (2 * fine_line) - reach)
+    ids = np.arange(int(np.prod(shape))).reshape(shape)
+    for begin in tqdm(range(0, shape[0], slab), desc="grid", disable=not progress, leave=False):
+        stop = min(begin + slab + reach, shape[0])
+        own = min(slab, shape[0] - begin)
+        fine = np.stack(np.meshgrid(fine_axes[0][2 * begin : 2 * stop - 1], *fine_axes[1:], indexing="ij"), -1)
+        field = _Field(metric, torch.as_tensor(fine.reshape(-1, d), dtype=like.dtype, device=like.device))
+        rows = np.arange(fine.size // d).reshape(fine.shape[:-1])
+        coarse = rows[(slice(None, None, 2),) * d]
+        for offset in stencil:
+            first, second = (e.ravel() for e in _shifted(ids[begin:stop], offset, own))
+            a, b = (e.ravel() for e in _shifted(coarse, offset, own))
+            yield np.stack([first, second], 1), field.length(a, (a + b) // 2, b)
+
+
+class _Field:
     """What the lengths of grid edges are computed from: φ at lattice points, or the metric tensor."""
 
     def __init__(self, metric: Metric, z: Tensor) -> None:
@@ -54,12 +86,12 @@ def symmetric(ends: np.ndarray[Any, Any], weights: np.ndarray[Any, Any], n: int)
     return sp.csr_array((np.concatenate([w, w]), (np.concatenate([i, j]), np.concatenate([j, i]))), shape=(n, n))
 
 
-def half_of_neighbours(d: int) -> list[tuple[int, ...]]:
+def _half_of_neighbours(d: int) -> list[tuple[int, ...]]:
     """One of each opposite pair of the 3ᵈ − 1 neighbours."""
     return [o for o in itertools.product((-1, 0, 1), repeat=d) if o > (0,) * d]
 
 
-def shifted(
+def _shifted(
     block: np.ndarray[Any, Any], offset: tuple[int, ...], own: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Pairs (node, node + offset) inside a block whose first `own` lines are the block's own."""

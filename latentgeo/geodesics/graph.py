@@ -6,8 +6,6 @@ After Chen, Ferroni, Klushyn, Paraschos, Bayer, van der Smagt, "Fast Approximate
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +19,7 @@ from tqdm import tqdm
 
 from ..metrics import Metric
 from ._graph_file import read_graph, write_graph
-from ._lattice import HALF_STENCIL_2D, Field, chain, half_of_neighbours, resample, shifted, symmetric
+from ._lattice import chain, lattice_edges, resample, symmetric
 from .curve import Curve, arc_length, row_budget
 
 if TYPE_CHECKING:
@@ -150,9 +148,12 @@ class LatentGraph:
         self.nodes_ = np.concatenate([points, lattice])
         self._index(codes[:0])
         pairs, lengths = [], []
-        for ends, weight in itertools.chain(self._lattice_edges(), [self._code_edges(points)]):
-            pairs.append(ends)
-            lengths.append(weight)
+        ends, weights = self._code_edges(points)
+        pairs.append(ends)
+        lengths.append(weights)
+        for ends, weights in lattice_edges(self.metric, self._axes, codes[:0], progress=self.progress):
+            pairs.append(ends + self.n_codes_)
+            lengths.append(weights)
         if len(lattice):
             ends = self._to_lattice(points, np.arange(len(points)))
             pairs.append(ends)
@@ -217,32 +218,6 @@ class LatentGraph:
                 ).length
             out[i : i + rows] = lengths.cpu().numpy()
         return out
-
-    def _lattice_edges(self) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-        """Edges of the grid, in slabs of its first axis.
-
-        The metric is evaluated on a lattice of half the spacing, which holds the midpoint of every edge.
-        """
-        if not self._axes:
-            return
-        d, shape = len(self._axes), tuple(len(axis) for axis in self._axes)
-        stencil = HALF_STENCIL_2D if d == 2 else half_of_neighbours(d)
-        reach = max(o[0] for o in stencil)
-        fine_axes = [np.linspace(axis[0], axis[-1], 2 * len(axis) - 1) for axis in self._axes]
-        fine_line = int(np.prod([len(axis) for axis in fine_axes[1:]]))
-        slab = max(1, row_budget(self.metric, self._like) // (2 * fine_line) - reach)
-        ids = self.n_codes_ + np.arange(int(np.prod(shape))).reshape(shape)
-        for begin in tqdm(range(0, shape[0], slab), desc="grid", disable=not self.progress, leave=False):
-            stop = min(begin + slab + reach, shape[0])
-            own = min(slab, shape[0] - begin)
-            fine = np.stack(np.meshgrid(fine_axes[0][2 * begin : 2 * stop - 1], *fine_axes[1:], indexing="ij"), -1)
-            field = Field(self.metric, self._tensor(fine.reshape(-1, d)))
-            rows = np.arange(fine.size // d).reshape(fine.shape[:-1])
-            coarse = rows[(slice(None, None, 2),) * d]
-            for offset in stencil:
-                first, second = (e.ravel() for e in shifted(ids[begin:stop], offset, own))
-                a, b = (e.ravel() for e in shifted(coarse, offset, own))
-                yield np.stack([first, second], 1), field.length(a, (a + b) // 2, b)
 
     def _drop_unreachable(self) -> None:
         """Leave out grid nodes that no code is joined to, such as those where the metric is not finite."""
