@@ -50,7 +50,7 @@ def _told(error: Exception, given: list[str]) -> Exception:
         return error
     context: Any = getattr(error, "ctx", None)
     where = "latentgeo" if context is None else context.command_path
-    message: str = error.format_message()  # type: ignore[attr-defined]
+    message: str = error.format_message()  # type: ignore[attr-defined]  # of click's exceptions
     message = message.replace("Value error, ", "").rstrip(" .")
     value = _value(getattr(getattr(error, "param", None), "opts", None) or [], given)
     got = "" if value is None or repr(value) in message else f", got {value!r}"

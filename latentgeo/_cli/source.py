@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PANEL = "A model of your own (instead of CHECKPOINT)"
 
 
-def _own(help: str, **more: Any) -> Any:  # noqa: A002
+def _own(help: str, **more: Any) -> Any:  # noqa: A002 - typer's own word
     return typer.Option(help=help, rich_help_panel=PANEL, show_default=False, **more)
 
 
@@ -202,7 +202,7 @@ def takes_model(command: Callable[..., None]) -> Callable[..., None]:
 
     # The command's own options first: they are what it is for.
     parameters = [own[0], *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in rest), *own[1:]]
-    flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
     flat.__annotations__ = {p.name: p.annotation for p in parameters}
     return flat
 

@@ -145,7 +145,7 @@ class _Unknown(Likelihood):
     def parameters(self, *arguments: Any) -> Any:
         raise NotImplementedError
 
-    check = mean = std = log_prob = parameters  # type: ignore[assignment]
+    check = mean = std = log_prob = parameters  # type: ignore[assignment]  # never called
 
 
 def _positive(latent_dim: Any) -> int:

@@ -124,7 +124,7 @@ def browser() -> Path | None:
     True
     """
     try:
-        import kaleido  # noqa: F401
+        import kaleido  # noqa: F401 - only whether it is there
         from choreographer.browsers.chromium import Chromium
     except ImportError:
         return None
