@@ -46,14 +46,15 @@ def doubled(value):
     return [doubled(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
-def unit(phi, rows: torch.Tensor) -> float:
+def unit(phi, rows: torch.Tensor) -> tuple[float, float]:
+    """Wall and processor seconds of one forward pass."""
     times = []
     with torch.no_grad():
-        for _ in range(11):
-            start = time.perf_counter()
+        for _ in range(15):
+            start, cpu = time.perf_counter(), time.process_time()
             phi(rows)
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
+            times.append((time.perf_counter() - start, time.process_time() - cpu))
+    return statistics.median(t[0] for t in times), statistics.median(t[1] for t in times)
 
 
 # --- stochman --------------------------------------------------------------------------------------------------------
@@ -196,9 +197,10 @@ def main() -> None:
         {
             "curves": sample().double(),
             "success": success,
-            "seconds": seconds,
+            "wall_seconds": seconds,
             "cpu_seconds": cpu,
-            "unit": 0.5 * (before + after),
+            "wall_unit": 0.5 * (before[0] + after[0]),
+            "cpu_unit": 0.5 * (before[1] + after[1]),
             "settings": ", ".join(f"{k}={v}" for k, v in settings.items()),
         },
         result_file,

@@ -7,6 +7,7 @@ the middle of each segment, so that the curve from b to a is the curve from a to
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -112,9 +113,14 @@ class _Form:
 
     def value(self, z: Tensor, u: Tensor) -> Tensor:
         """uᵀG(z)u, (B, n)."""
-        if self.flat is not None:
-            return torch.linalg.vector_norm(self.flat.jvp(z, u), dim=-1).double().square()
-        return self.form(torch.cat([z, u], -1))[..., 0].double()
+        if self.flat is None:
+            return self.form(torch.cat([z, u], -1))[..., 0].double()
+        flat = self.flat
+
+        def compute(z: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+            return (torch.linalg.vector_norm(flat.jvp(z, u), dim=-1).double().square(),)
+
+        return self._by_rows(flat, compute, z, u, copies=4)[0]
 
     def model(self, z: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Metric tensors (B, n, d, d) and gradients ∇_z(uᵀGu) (B, n, d)."""
@@ -122,10 +128,25 @@ class _Form:
             y = torch.cat([z, u], -1)
             slope = self.form.vjp(y, y.new_ones(*y.shape[:-1], 1)).chunk(2, dim=-1)[0]
             return self.metric.tensor(z).double(), slope.double()
-        J = self.flat.pushforward_basis(z)
-        G = torch.einsum("iBnD,jBnD->Bnij", J, J)
-        w = torch.einsum("iBnD,Bni->BnD", J, u)
-        return G.double(), 2 * self.flat.hvp(z, w, u).double()
+        flat = self.flat
+
+        def compute(z: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+            J = flat.pushforward_basis(z)
+            w = torch.einsum("iRD,Ri->RD", J, u)
+            return torch.einsum("iRD,jRD->Rij", J, J).double(), 2 * flat.hvp(z, w, u).double()
+
+        G, slope = self._by_rows(flat, compute, z, u, copies=4 * (1 + z.shape[-1]))
+        return G, slope
+
+    @staticmethod
+    def _by_rows(
+        flat: Embedding, compute: Callable[[Tensor, Tensor], tuple[Tensor, ...]], z: Tensor, u: Tensor, copies: int
+    ) -> list[Tensor]:
+        """Apply to chunks of rows that keep within the embedding's memory budget; the batch shape is restored."""
+        rows, steps = z.reshape(-1, z.shape[-1]), u.reshape(-1, z.shape[-1])
+        flat.probe(rows)
+        parts = [compute(rows[some], steps[some]) for some in flat.chunks(rows, copies)]
+        return [torch.cat(part).reshape(*z.shape[:-1], *part[0].shape[1:]) for part in zip(*parts, strict=True)]
 
 
 @dataclasses.dataclass

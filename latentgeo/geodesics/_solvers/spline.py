@@ -18,7 +18,7 @@ from torch import Tensor
 from ...metrics import Metric
 from ..curve import Curve
 from ..geodesic import Status
-from .energy import Energy, energy_of
+from .energy import ChordEnergy, Energy, energy_of
 from .newton import Solution
 from .refinement import Descended, check_options, doubled, refine, tolerance
 
@@ -191,14 +191,25 @@ class _LBFGS:
         for i in range(0, len(index), self.curves):
             some = index[i : i + self.curves]
             z = self.nodes(some, y[i : i + self.curves])
-            with torch.enable_grad():
-                x = z.detach().requires_grad_()
-                value, noise = self.energy.value(x)
-                (slope,) = torch.autograd.grad(value.sum(), x)
+            value, noise, slope = self._slope(z)
             gradient = torch.einsum("nk,Bnd->Bkd", self.mixed, slope.double()) @ self.out[some]
-            parts.append((value.detach(), noise.detach(), gradient))
+            parts.append((value, noise, gradient))
         value, noise, gradient = (torch.cat(part) for part in zip(*parts, strict=True))
         return value, noise, gradient
+
+    def _slope(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Energies, their rounding errors and their gradients at nodes (B, n, d)."""
+        phi = self.energy.embedding if isinstance(self.energy, ChordEnergy) else None
+        if phi is not None and phi.probe(z).pullback != "reverse":  # autograd does not get through it
+            slope, x = torch.zeros_like(z), phi(z)
+            lap = 2 * x[:, 1:-1] - x[:, 2:] - x[:, :-2]
+            slope[:, 1:-1] = (z.shape[1] - 1) * phi.vjp(z[:, 1:-1], lap)
+            return *self.energy.value(z), slope
+        with torch.enable_grad():
+            inner = z.detach().requires_grad_()
+            value, noise = self.energy.value(inner)
+            (slope,) = torch.autograd.grad(value.sum(), inner)
+        return value.detach(), noise.detach(), slope
 
     def _finish(self, index: Tensor, mask: Tensor, status: Status) -> None:
         for k in index[mask].tolist():
