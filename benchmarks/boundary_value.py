@@ -101,6 +101,7 @@ class Row:
 
 def pairs_of(model: lg.LatentModel, n: int, seed: int) -> tuple[Tensor, Tensor]:
     order = torch.randperm(len(model.codes), generator=torch.Generator().manual_seed(seed))
+    order = order.repeat(-(-2 * n // len(order)))  # codes are used again where there are not enough
     return model.codes[order[:n]], model.codes[order[n : 2 * n]]
 
 
@@ -249,7 +250,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def compare(args: argparse.Namespace) -> dict[str, object]:
+def compare(args: argparse.Namespace) -> None:
     shipped = lg.load(CHECKPOINT)
     models = {"shipped": shipped}
     if "sharp" in args.models:
@@ -288,11 +289,11 @@ def compare(args: argparse.Namespace) -> dict[str, object]:
         print(f"\n{name}\n{texts[name]}\n")
         results += [dataclasses.asdict(row) for row in rows]
         results.append({"model": name, "unit_seconds": unit[0], "graph": dataclasses.asdict(build)})
+        if args.docs:
+            write(Path(args.docs), texts, results)
+        save(args, {"torch": torch.__version__, "seed": args.seed, "texts": texts, "results": results})
     if not args.peers_python:
         print("stochman and geomstats were left out; --peers-python PATH runs them")
-    if args.docs:
-        write(Path(args.docs), texts, results)
-    return {"torch": torch.__version__, "seed": args.seed, "texts": texts, "results": results}
 
 
 # --- scaling ----------------------------------------------------------------------------------------------------------
@@ -322,9 +323,9 @@ def one_size(pairs: int, nodes: int) -> None:
     )
 
 
-def scaling(args: argparse.Namespace) -> dict[str, object]:
+def scaling(args: argparse.Namespace) -> None:
     results = []
-    sizes = [(n, 0) for n in (25, 50, 100, 200, 400, 800)] + [(50, n) for n in (33, 65, 129, 257)]
+    sizes = [(n, 0) for n in (25, 50, 100, 200, 400, 800, 1600)] + [(50, n) for n in (33, 65, 129, 257)]
     lines = [
         "| pairs | nodes | units | units per pair | Newton steps | peak memory (MiB) |",
         "|---|---|---|---|---|---|",
@@ -342,7 +343,12 @@ def scaling(args: argparse.Namespace) -> dict[str, object]:
     text = "\n".join(lines)
     if args.docs:
         write(Path(args.docs), {"scaling": text}, [])
-    return {"torch": torch.__version__, "scaling": results}
+    save(args, {"torch": torch.__version__, "scaling": results})
+
+
+def save(args: argparse.Namespace, result: dict[str, object]) -> None:
+    Path(args.json).parent.mkdir(parents=True, exist_ok=True)
+    Path(args.json).write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
 def write(page: Path, texts: dict[str, str], results: list[dict[str, object]]) -> None:
@@ -375,9 +381,7 @@ def main() -> None:
     if args.one_size:
         one_size(*args.one_size)
         return
-    result = scaling(args) if args.scaling else compare(args)
-    Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.json).write_text(json.dumps(result, indent=1), encoding="utf-8")
+    scaling(args) if args.scaling else compare(args)
 
 
 if __name__ == "__main__":
