@@ -21,7 +21,7 @@ from .probe import Report, probe
 
 __all__ = ["DEFAULT_MAX_BYTES", "Embedding", "mark_constant"]
 
-DEFAULT_MAX_BYTES = 2**28
+DEFAULT_MAX_BYTES = 2**26
 
 
 class Embedding:
@@ -245,6 +245,45 @@ class Embedding:
         eye = torch.eye(d, dtype=z.dtype, device=z.device)
         H = self._hessian(z, w, eye.reshape(d, *(1,) * (z.ndim - 1), d).expand(d, *z.shape)).movedim(0, -1)
         return mark_constant(0.5 * (H + H.mT), "hessian", z, w)
+
+    def together(
+        self, z: Tensor, covector: Callable[[Tensor], Tensor], *, hessian: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Jᵀw (B, n, d), J (B, n, d, D) and the Hessian of ⟨w, φ⟩ (B, n, d, d) at curves z (B, n, d).
+
+        w = covector(φ(z)) is held fixed. Not differentiable, and not cut into chunks: the caller keeps the batch small.
+        """
+        self._check(z)
+        report, d = self.probe(z), z.shape[-1]
+        J = z.new_empty(*z.shape, report.out_dim)
+        if hessian and report.together:
+            flat = z.detach().reshape(-1, d)
+
+            def w(y: Tensor) -> Tensor:
+                return covector(y.reshape(*z.shape[:-1], -1)).reshape(y.shape)
+
+            g, H = paths.together(self._derived, flat, w, J.flatten(0, 1).movedim(1, 0))
+            H = H.movedim(0, -1).reshape(*z.shape, d)
+            return g.reshape(z.shape), J, 0.5 * (H + H.mT)
+        with torch.no_grad():
+            lowered = covector(self(z))
+            J.copy_(self.pushforward_basis(z).movedim(0, -2))
+            g = torch.einsum("...iD,...D->...i", J, lowered)
+            H = self.hessian(z, lowered) if hessian else z.new_zeros(*z.shape, d)
+        return g, J, H
+
+    def pull(self, z: Tensor, covector: Callable[[Tensor], Tensor]) -> Tensor:
+        """The Jᵀw (B, n, d) of `together` alone."""
+        self._check(z)
+        if self.probe(z).pullback != "reverse":
+            with torch.no_grad():
+                return self.vjp(z, covector(self(z)))
+        with torch.enable_grad():
+            x = z.detach().reshape(-1, z.shape[-1]).requires_grad_()
+            y = self._derived(x)
+            w = covector(y.detach().reshape(*z.shape[:-1], -1)).reshape(y.shape)
+            (g,) = torch.autograd.grad(y, x, w)
+        return g.reshape(z.shape)
 
     def second(self, z: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """φ''[u, v], the second derivative along two vectors, shape (*batch, D). Not differentiable."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import differences as fd
 
-__all__ = ["FIRST", "HESSIAN", "PULLBACK", "SECOND", "Function", "basis", "plain_kernels"]
+__all__ = ["FIRST", "HESSIAN", "PULLBACK", "SECOND", "Function", "basis", "plain_kernels", "together"]
 
 Function = Callable[[Tensor], Tensor]
 
@@ -158,6 +158,29 @@ def second_differences(f: Function, z: Tensor, W: Tensor, V: Tensor) -> Tensor:
         bends = torch.stack([fd.second(f, z, e, v) for e in basis(z)], -1)  # (B, D, d)
         rows.append(torch.einsum("BD,BDd->Bd", w, bends))
     return torch.stack(rows)
+
+
+# --- first and second derivatives together: (f, z, w(y)) -> Jᵀw, J, Hessian of <w, f> ------------------------------
+
+
+def together(f: Function, z: Tensor, covector: Callable[[Tensor], Tensor], J: Tensor) -> tuple[Tensor, Tensor]:
+    """Jᵀw (B, d) and the Hessian of <w, f> (d, B, d), with w = covector(f(z)) held fixed; writes J into (d, B, D).
+
+    Jᵀw is linear in w, so one reverse pass through it along a tangent v gives both Jv and the Hessian times v: the whole
+    costs about as much as the Hessian alone.
+    """
+    with torch.enable_grad():
+        x = z.detach().requires_grad_()
+        y = f(x)
+        w = covector(y.detach()).detach().requires_grad_()
+        (g,) = torch.autograd.grad(y, x, w, create_graph=True)
+        d = z.shape[-1]
+        H = []
+        for i in range(d):
+            h, j = torch.autograd.grad(g[:, i].sum(), (x, w), retain_graph=i + 1 < d, allow_unused=True)
+            J[i] = 0.0 if j is None else j
+            H.append(torch.zeros_like(x) if h is None else h)
+    return g.detach(), torch.stack(H)
 
 
 # --- second directional derivatives: (f, z, u, v) -> (B, D) ---------------------------------------------------------

@@ -45,6 +45,8 @@ class Report:
         Bytes that one forward pass allocates per row, for the memory budget.
     plain : bool
         Whether derivatives are taken with plain instead of fused kernels of attention.
+    together : bool
+        Whether reverse mode gives first and second derivatives in one go.
     rejected : tuple of str
         Paths that failed, with the reason.
     """
@@ -57,6 +59,7 @@ class Report:
     out_dim: int
     row_bytes: int
     plain: bool = False
+    together: bool = False
     rejected: tuple[str, ...] = ()
 
 
@@ -71,6 +74,7 @@ class _Choice:
         self.references = [reference(1.0)]
         self.want = self.references[0][0]
         self.results: dict[str, Tensor] = {}
+        self.believed = False
         self.loose, self.tight = _AGREES[self.want.dtype]
         self.eps = torch.finfo(self.want.dtype).eps
 
@@ -122,7 +126,7 @@ class _Choice:
         With `kinks`, which may be too dense for differences to look between, it is enough that the two modes agree.
         """
         names = list(candidates)
-        believed = trusted in candidates and self.agrees(trusted, candidates[trusted])
+        self.believed = believed = trusted in candidates and self.agrees(trusted, candidates[trusted])
         for name in names[:-1]:
             if name == trusted:
                 if believed:
@@ -191,11 +195,14 @@ def _probe(f: Function, z: Tensor, name: str) -> Report:
         first = choice.pick(paths.FIRST, "double backward")
     JV = choice.results.get(first, choice.want)
     pullback, gradient = _pullback(f, x, V, W, JV, rejected)
-    hessian, bend = _hessian(f, gradient, pullback, x, W, V, rejected, seen.kinks and not seen.detached)
+    hessian, bend, reverse = _hessian(f, gradient, pullback, x, W, V, rejected, seen.kinks and not seen.detached)
     second = _second(f, x, V, W, hessian, bend, rejected)
     row_bytes = max(seen.total // x.shape[0], 4 * y.shape[-1] * y.element_size())
     smooth = _smooth(f, x, V[0], first, second, row_bytes)
-    return Report(first, pullback, hessian, second, smooth, y.shape[-1], row_bytes, seen.fused, tuple(rejected))
+    together = choice.believed and reverse
+    return Report(
+        first, pullback, hessian, second, smooth, y.shape[-1], row_bytes, seen.fused, together, tuple(rejected)
+    )
 
 
 def _smooth(f: Function, x: Tensor, v: Tensor, first: str, second: str, row_bytes: int) -> bool:
@@ -278,11 +285,11 @@ def _hessian(
     V: Tensor,
     rejected: list[str],
     kinks: bool,
-) -> tuple[str, Tensor | None]:
-    """Hessian-vector products of <w, f>, and their values at (W, V) where they were computed."""
+) -> tuple[str, Tensor | None, bool]:
+    """Hessian-vector products of <w, f>, their values at (W, V) if computed, and whether reverse mode is right."""
     if pullback != "reverse":
         name = "differences of forward" if pullback == "forward" else "finite differences"
-        return name, None
+        return name, None, False
 
     def quotient(h: Tensor) -> Tensor:
         both = torch.cat([x + h * V, x - h * V]).flatten(0, 1)
@@ -303,7 +310,7 @@ def _hessian(
     # first derivatives are known to be right here, and PyTorch's own formulas of second ones are where two modes agree
     kinks = kinks and not custom_gradients(f(x.clone().requires_grad_()))
     name = choice.pick(kinds, "reverse over reverse", kinks=kinks)
-    return name, choice.results.get(name, choice.want)
+    return name, choice.results.get(name, choice.want), choice.believed
 
 
 def _second(

@@ -18,6 +18,8 @@ from ..curve import curve_groups
 
 __all__ = ["ChordEnergy", "Energy", "Model", "MidpointEnergy", "energy_of"]
 
+_WINDOW = 16  # columns of J in one matrix product, at least
+
 
 @dataclasses.dataclass
 class Model:
@@ -59,6 +61,7 @@ class Energy:
     """A discrete energy of curves z (B, n, d) with equal time steps."""
 
     smooth = True
+    embedded = False  # whether `gradient` costs much less than `model`, and is known to fourth order too
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
@@ -73,8 +76,20 @@ class Energy:
     def _value(self, z: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
+    def hidden(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`value`, and how much larger the energy is with a node more in the middle of each side: (B,) each.
+
+        A factor far above one says that the polygon jumps across ridges of the metric.
+        """
+        value, noise = self.value(z)
+        return value, noise, self.value(_halved(z))[0] / value.clamp_min(1e-300)
+
     def model(self, z: Tensor) -> Model:
         """Gradient and Hessian blocks with respect to the interior nodes."""
+        raise NotImplementedError
+
+    def gradient(self, z: Tensor, *, order: int = 2) -> Tensor:
+        """The model's gradient alone, (B, m, d); of the energy discretised to order 2 or 4."""
         raise NotImplementedError
 
     def _by_curves(self, compute: Callable[[Tensor], Model], z: Tensor, row_bytes: int, budget: int) -> Model:
@@ -88,19 +103,25 @@ class Energy:
 class ChordEnergy(Energy):
     """½ Σ |Δφ|²/Δt for a flat embedding φ."""
 
+    embedded = True
+
     def __init__(self, metric: Metric, embedding: Embedding, z: Tensor) -> None:
         super().__init__(metric)
         self.embedding = embedding
-        if bool(embedding(z).isfinite().all(-1).any()):
+        if embedding.report is not None or bool(embedding(z).isfinite().all(-1).any()):
             self.smooth = embedding.probe(z).smooth
 
     def _value(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.embedding(z)
-        chords = torch.linalg.vector_norm(x[:, 1:] - x[:, :-1], dim=-1).double().square()
-        size = torch.linalg.vector_norm(x, dim=-1).double().square()[:, 1:]
-        n1 = z.shape[1] - 1
-        noise = 8 * torch.finfo(z.dtype).eps * n1 * (chords * size).sum(-1).sqrt() / x.shape[-1] ** 0.5
-        return 0.5 * n1 * chords.sum(-1), noise
+        return _chord_energy(self.embedding(z))
+
+    def hidden(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        parts = []
+        for group in curve_groups(self.metric, z, 2 * z.shape[1]):
+            x = self.embedding(_halved(z[group]))
+            value, noise = _chord_energy(x[:, ::2])
+            parts.append(torch.stack([value, noise, _chord_energy(x)[0] / value.clamp_min(1e-300)]))
+        value, noise, ratio = torch.cat(parts, 1) if parts else z.new_empty(3, 0, dtype=torch.float64)
+        return value, noise, ratio
 
     def model(self, z: Tensor) -> Model:
         """Gradient Jᵀlap and blocks 2JᵀJ + <lap, φ''>, −JᵀJ₊."""
@@ -109,17 +130,34 @@ class ChordEnergy(Energy):
 
         def compute(z: Tensor) -> Model:
             n1 = z.shape[1] - 1
-            inner = z[:, 1:-1]
-            x = self.embedding(z)
-            lap = 2 * x[:, 1:-1] - x[:, 2:] - x[:, :-2]
-            J = self.embedding.pushforward_basis(inner).movedim(0, -2)  # (B, m, d, D)
-            gradient = torch.einsum("BmiD,BmD->Bmi", J, lap)
-            base = 2 * (J @ J.mT)
-            upper = -(J[:, :-1] @ J[:, 1:].mT)
-            bend = self.embedding.hessian(inner, lap) if self.smooth else torch.zeros_like(base)
-            return Model(*(n1 * block.double() for block in (gradient, base, bend, upper)))
+            gradient, J, bend = self.embedding.together(z[:, 1:-1], self._laplacian(z), hessian=self.smooth)
+            own, beside = _grams(J)
+            return Model(*(n1 * block.double() for block in (gradient, 2 * own, bend, -beside)))
 
         return self._by_curves(compute, z, row_bytes, self.embedding.max_bytes)
+
+    def gradient(self, z: Tensor, *, order: int = 2) -> Tensor:
+        """For about two forward passes; of order 4 with at least six nodes."""
+        curves = max(1, self.embedding.max_bytes // (3 * self.embedding.probe(z).row_bytes * z.shape[1]))
+        parts = [
+            self.embedding.pull(part[:, 1:-1], self._laplacian(part, order)).double() * (z.shape[1] - 1)
+            for part in z.split(curves)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _laplacian(self, z: Tensor, order: int = 2) -> Callable[[Tensor], Tensor]:
+        """From images x (B, m, D) of the interior nodes to −x″Δt², by differences: 2x − x₋ − x₊."""
+        ends = self.embedding(z[:, :: z.shape[1] - 1])
+
+        def laplacian(x: Tensor) -> Tensor:
+            lap = 2 * x
+            lap[:, 1:] -= x[:, :-1]
+            lap[:, :-1] -= x[:, 1:]
+            lap[:, 0] -= ends[:, 0]
+            lap[:, -1] -= ends[:, 1]
+            return lap + _bend(lap) / 12 if order == 4 else lap
+
+        return laplacian
 
 
 class MidpointEnergy(Energy):
@@ -217,6 +255,57 @@ class MidpointEnergy(Energy):
         """A(x) applied to stacked vectors X (m, B, e, D)."""
         A = self.field(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         return A * X if A.ndim == x.ndim else torch.einsum("Beij,mBej->mBei", A, X)
+
+
+def _halved(z: Tensor) -> Tensor:
+    """Polygons (B, n, d) with a node more in the middle of each side."""
+    finer = z.new_empty(z.shape[0], 2 * z.shape[1] - 1, z.shape[2])
+    finer[:, 0::2], finer[:, 1::2] = z, 0.5 * (z[:, 1:] + z[:, :-1])
+    return finer
+
+
+def _chord_energy(x: Tensor) -> tuple[Tensor, Tensor]:
+    """½ Σ |Δx|²/Δt of images x (B, n, D), and the size of its rounding error."""
+    n1 = x.shape[1] - 1
+    chords = torch.linalg.vector_norm(x[:, 1:] - x[:, :-1], dim=-1).double().square()
+    # a few nodes tell how large the images are
+    size = torch.linalg.vector_norm(x[:, :: max(1, n1 // 8)], dim=-1).double().amax(-1)
+    noise = 8 * torch.finfo(x.dtype).eps * n1 * chords.sum(-1).sqrt() * size / x.shape[-1] ** 0.5
+    return 0.5 * n1 * chords.sum(-1), noise
+
+
+def _bend(x: Tensor) -> Tensor:
+    """2x − x₋ − x₊ along the second axis, extrapolated linearly to the first and the last node."""
+    inner = 2 * x[:, 1:-1] - x[:, :-2] - x[:, 2:]
+    first, last = 2 * inner[:, :1] - inner[:, 1:2], 2 * inner[:, -1:] - inner[:, -2:-1]
+    return torch.cat([first, inner, last], 1)
+
+
+def _grams(J: Tensor) -> tuple[Tensor, Tensor]:
+    """JᵢJᵢᵀ (B, m, d, d) and JᵢJᵢ₊₁ᵀ (B, m - 1, d, d) of J (B, m, d, D).
+
+    By products of windows of several nodes, most entries of which are thrown away: one product of this size is many
+    times faster than the small ones it contains.
+    """
+    B, m, d, D = J.shape
+    p = min(max(4, _WINDOW // d), m)
+    own, beside = [], []
+    for start, width in ((0, p), (m - m % p, m % p)):  # whole windows, then what is left
+        count = m // p if start == 0 else 1
+        if width == 0 or count == 0:
+            continue
+        rows = J[:, start : start + count * width].reshape(B * count, width * d, D)
+        gram = torch.bmm(rows, rows.mT).view(B, count, width, d, width, d)
+        own.append(gram.diagonal(dim1=2, dim2=4).movedim(-1, 2).reshape(B, -1, d, d))
+        inside = gram.diagonal(1, dim1=2, dim2=4).movedim(-1, 2)
+        beside.append((start, count, width, inside))
+    upper = J.new_empty(B, m - 1, d, d)
+    for start, count, width, inside in beside:
+        at = torch.arange(count)[:, None] * width + torch.arange(width - 1) + start
+        upper[:, at.flatten()] = inside.reshape(B, -1, d, d)
+    seams = torch.arange(p, m, p)
+    upper[:, seams - 1] = J[:, seams - 1] @ J[:, seams].mT
+    return torch.cat(own, 1), upper
 
 
 def _middle_and_step(start: Tensor, end: Tensor) -> Tensor:

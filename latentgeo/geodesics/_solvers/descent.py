@@ -1,0 +1,278 @@
+"""Damped Newton on the discrete energy of curves with a fixed number of nodes, all curves of a batch at once.
+
+The exact block-tridiagonal Hessian is convexified and Levenberg-damped per curve where it is not positive definite; a
+step counts only if the energy truly falls. Where steps do what they promise, a Hessian serves for several of them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..._calculus import BlockTridiagonal
+from ..curve import Curve
+from ..geodesic import Status
+from .energy import Energy, Model
+
+__all__ = ["Descent"]
+
+_LEAST_DAMPING, _MOST_DAMPING = 1e-2, 1e12
+_MOST_IDLE = 4
+_MOST_JUMPS = 4  # then more nodes are needed
+_BOLD = 1e-2  # a step that predicts a larger relative decrease is checked for jumps across ridges
+_HIDDEN = 1.02  # how much more of its energy a step may hide between the nodes than the start of the level did
+_QUADRATIC = 0.05  # residual below which Newton's steps converge quadratically: the last one needs no new Hessian
+_SAFETY = 3.0  # on the estimate of the discretisation's error: exact to leading order, but h is finite
+_LEAST_NODES = 9  # for the estimate of the discretisation's error
+_CALM = 0.3  # residual below which a step as good as predicted lets its Hessian serve again with a new gradient
+_CONTRACTION = 0.3  # by which such a step must lower the residual
+_SADDLE = 1e-3  # residual below which an indefinite Hessian is taken for a saddle
+_FAIR = 1.1  # what any polygon may hide
+
+
+class Descent:
+    """Damped Newton on the energy of curves with a fixed number of nodes, one damping and one status per curve."""
+
+    def __init__(self, energy: Energy, z: Tensor, tol: float, max_steps: int) -> None:
+        self.energy, self.tol, self.max_steps = energy, tol, max_steps
+        self.z = z.clone()
+        B = z.shape[0]
+        self.value, self.noise = energy.value(self.z)
+        self.damping = torch.zeros_like(self.value)
+        self.most_hidden = torch.full_like(self.value, torch.nan)  # unknown until a bold step asks
+        self.residual = torch.full_like(self.value, torch.inf)
+        self.certified = torch.zeros(B, dtype=torch.bool, device=z.device)
+        self.steps = torch.zeros(B, dtype=torch.long, device=z.device)
+        self.jumps = torch.zeros(B, dtype=torch.long, device=z.device)  # steps refused for jumping across ridges
+        self.idle = torch.zeros(B, dtype=torch.long, device=z.device)  # steps in a row that rounding swallowed
+        self.status = [Status.MAX_STEPS] * B
+        self.active = self.value.isfinite()
+        self._set(~self.active, Status.NOT_FINITE)
+
+    @property
+    def converged(self) -> Tensor:
+        """Which curves have converged, (B,)."""
+        return torch.tensor([s is Status.CONVERGED for s in self.status], device=self.z.device)
+
+    def _set(self, mask: Tensor, status: Status) -> None:
+        for k in mask.nonzero()[:, 0].tolist():
+            self.status[k] = status
+        self.active = self.active & ~mask
+
+    def run(self) -> None:
+        index = self.active.nonzero()[:, 0]
+        model = self.energy.model(self.z[index]) if len(index) else None
+        self.models: list[tuple[Tensor, Model]] = []  # of the curves that are done
+        old = torch.zeros_like(self.active)[index]  # whose Hessian is that of an earlier step
+        trials = 0
+        while len(index) and model is not None and trials < 4 * self.max_steps:
+            trials += 1
+            bad = ~model.gradient.isfinite().flatten(1).all(-1)
+            step, predicted, definite = self._step(model, index)
+            exact = definite & (self.damping[index] == 0)
+            residual = (predicted.clamp_min(0.0) / self.value[index].clamp_min(1e-300)).sqrt()
+            self.residual[index] = torch.where(exact | ~self.residual[index].isfinite(), residual, self.residual[index])
+            before = self.value[index]
+            accepted = self._try(index, step, predicted)
+            surprise = (predicted - (before - self.value[index])).abs()
+            left = torch.maximum(torch.maximum(surprise, predicted.square() / before), self.noise[index])
+            left = (left / before.clamp_min(1e-300)).sqrt()  # residual after a full Newton step, from above
+            sure = accepted & exact & (residual <= _QUADRATIC) & (left <= self.tol)
+            self.residual[index] = torch.where(sure, torch.minimum(left, residual), self.residual[index])
+            saddle = ~definite & (residual <= max(self.tol, _SADDLE)) & self.energy.smooth
+            if bool(saddle.any()):
+                which = saddle.nonzero()[:, 0]
+                accepted[which] |= self._fall_off(index[which], model.select(which))
+            small = residual <= self.tol
+            floor = predicted <= self.noise[index]
+            won = small & exact & (accepted | floor) | sure
+            # where damping kept the step small, or no exact model is positive definite, nothing has converged yet
+            self.idle[index] = torch.where(floor & exact & ~small, self.idle[index] + 1, 0)
+            stuck = (~accepted & (self.damping[index] >= _MOST_DAMPING)) | (self.idle[index] >= _MOST_IDLE)
+            flat = ~won & (floor | saddle) & ~accepted & ~exact
+            spent = self.steps[index] >= self.max_steps
+            self.certified[index] = exact & self.energy.smooth
+            self._finish(index, won, Status.CONVERGED)
+            self._finish(index, bad & ~won, Status.NOT_FINITE)
+            self._finish(index, (stuck | flat) & ~won & exact, Status.PRECISION)
+            self._finish(index, (stuck | flat) & ~won & ~exact, Status.NOT_MINIMAL)
+            self._finish(index, (self.jumps[index] >= _MOST_JUMPS) & ~won, Status.UNRESOLVED)
+            self._finish(index, spent & ~won, Status.MAX_STEPS)
+            stay = self.active[index]
+            self._keep(index, model, ~stay)
+            self.damping[index[old & ~accepted]] = 0.0  # it was not the step, but the Hessian
+            calm = accepted & exact & (residual <= _CALM) & (surprise <= 0.25 * predicted) & stay
+            renew, old = (accepted | old)[stay], calm[stay]
+            model, index, predicted = model.select(stay), index[stay], predicted[stay]
+            if self.energy.embedded and bool(old.any()):
+                model, old = self._with_gradient(model, index, old, predicted)
+            else:
+                old = torch.zeros_like(old)
+            renew &= ~old
+            if bool(renew.any()):
+                model = model.updated(renew.nonzero()[:, 0], self.energy.model(self.z[index[renew]]))
+
+    def _keep(self, index: Tensor, model: Model, done: Tensor) -> None:
+        """Store the last models of the curves that are done."""
+        if bool(done.any()):
+            self.models.append((index[done], model.select(done)))
+
+    def excess(self) -> Tensor | None:
+        """By how much the curves' energies exceed the geodesics' by being in the wrong place; inf where not solved.
+
+        Newton's solution of second order is off by O(h²), hence too long by O(h⁴); the curve between its nodes by less.
+        Both are told by the gradient of fourth order on twice as many nodes: from what smooth displacements would gain
+        by Newton's model, and what each node in the middle would by itself. Displacements along the curve count for
+        nothing: they change its speed, not its length. None where there is no such gradient.
+        """
+        if not self.energy.embedded or self.z.shape[1] < _LEAST_NODES:
+            return None
+        out = torch.full_like(self.value, torch.inf)
+        for index, model in self.models:
+            z = self.z[index]
+            fine = self.energy.gradient(Curve(z).refined(), order=4)
+            middle = fine[:, 0::2]
+            gradient = fine[:, 1::2] + 0.5 * (middle[:, :-1] + middle[:, 1:])
+            factor = BlockTridiagonal(*model.exact())
+            smooth = _across(model.base, (z[:, 2:] - z[:, :-2]).double(), factor.solve(gradient))
+            base = torch.cat([model.base[:, :1], model.base[:, :-1] + model.base[:, 1:], model.base[:, -1:]], 1)
+            base[:, 1:-1] *= 0.5
+            alone = torch.linalg.solve_ex(2 * base, middle[..., None]).result[..., 0]
+            alone = _across(base, (z[:, 1:] - z[:, :-1]).double(), alone).nan_to_num(torch.inf)
+            fall = 0.5 * _SAFETY * (gradient * smooth).sum((-2, -1)).abs() + (middle * alone).sum((-2, -1)).abs()
+            out[index] = torch.where(factor.positive_definite & fall.isfinite(), fall, torch.inf)
+        return out
+
+    def _with_gradient(self, model: Model, index: Tensor, calm: Tensor, predicted: Tensor) -> tuple[Model, Tensor]:
+        """The model with a new gradient but its old Hessian, for the `calm` curves where that still serves.
+
+        Returns which they are: those whose predicted decrease has fallen enough since the last step.
+        """
+        which = calm.nonzero()[:, 0]
+        part = model.select(which)
+        part.gradient = self.energy.gradient(self.z[index[which]])
+        left = 0.5 * (BlockTridiagonal(*part.exact()).solve(part.gradient) * part.gradient).sum((-2, -1))
+        serves = left <= _CONTRACTION**2 * predicted[which]
+        kept = torch.zeros_like(calm)
+        kept[which[serves]] = True
+        return model.updated(which[serves], part.select(serves)), kept
+
+    def _finish(self, index: Tensor, mask: Tensor, status: Status) -> None:
+        whole = torch.zeros_like(self.active)
+        whole[index] = mask
+        self._set(whole & self.active, status)
+
+    def _fall_off(self, index: Tensor, model: Model) -> Tensor:
+        """Leave a saddle along a direction of negative curvature, to the side where the energy falls most."""
+        diagonal, upper = model.exact()
+        n = diagonal.shape[1]
+        # a fixed direction that is the same for both orientations of the curve
+        w = torch.sin(torch.pi * torch.linspace(0, 1, n + 2, dtype=diagonal.dtype, device=diagonal.device)[1:-1])
+        w = w[None, :, None] * torch.linspace(1.0, 1.5, diagonal.shape[-1]).to(w)
+        w = w.expand(len(index), -1, -1)
+        trace = model.base.diagonal(dim1=-2, dim2=-1).mean((-2, -1))[:, None, None]
+        shift = torch.full_like(trace, 1e-4)
+        eye = torch.eye(diagonal.shape[-1], dtype=diagonal.dtype, device=diagonal.device)
+        for _ in range(12):  # the least shift that makes the Hessian definite brings out its most negative direction
+            factor = BlockTridiagonal(diagonal + (shift * trace)[..., None] * eye, upper)
+            indefinite = ~factor.positive_definite
+            if not bool(indefinite.any()):
+                break
+            shift = torch.where(indefinite[:, None, None], 4 * shift, shift)
+        for _ in range(3):
+            w = factor.solve(w).nan_to_num(0.0)
+            w = w / w.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-300)
+        stretch = torch.einsum("Bni,Bnij,Bnj->B", w, model.base, w).clamp_min(1e-300)
+        size = (2 * self.value[index] / stretch).sqrt()[:, None, None]
+        best, at = self.value[index].clone(), self.z[index].clone()
+        left = torch.zeros(len(index), dtype=torch.bool, device=index.device)
+        for factor_ in (0.1, -0.1, 0.03, -0.03):
+            trial = self.z[index].clone()
+            trial[:, 1:-1] += (factor_ * size * w).to(trial.dtype)
+            value, noise = self.energy.value(trial)
+            better = value < best - 4 * noise
+            best, at[better] = torch.where(better, value, best), trial[better]
+            left |= better
+        taken = index[left]
+        self.z[taken], self.value[taken] = at[left], best[left]
+        self.steps[taken] += 1
+        return left
+
+    def _step(self, model: Model, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Newton step, the decrease it predicts, and whether the undamped Hessian is positive definite.
+
+        Where it is not, the damping is raised until the damped one is: the step then uses negative curvature.
+        """
+        diagonal, upper = (t.nan_to_num(0.0) for t in model.exact())
+        factor = BlockTridiagonal(diagonal, upper)
+        definite = factor.positive_definite
+        step = -factor.solve(model.gradient)
+        damping = torch.where(definite, self.damping[index], self.damping[index].clamp_min(_LEAST_DAMPING))
+        todo = (~definite | (damping > 0)).nonzero()[:, 0]
+        weight = self._weight(model.select(todo))
+        while len(todo):
+            level = damping[todo][:, None, None, None]
+            factor = BlockTridiagonal(diagonal[todo] + level * weight, upper[todo] + level * model.upper[todo])
+            good = factor.positive_definite
+            step[todo] = torch.where(good[:, None, None], -factor.solve(model.gradient[todo]), 0.0)
+            again = ~good & (damping[todo] < _MOST_DAMPING)
+            todo, weight = todo[again], weight[again]
+            damping[todo] *= 4
+        self.damping[index] = damping
+        step = step.nan_to_num(0.0, 0.0, 0.0)
+        # ½gᵀH⁻¹g for the undamped model; never more for a damped one
+        predicted = -0.5 * (model.gradient * step).sum((-2, -1))
+        return step, predicted, definite
+
+    @staticmethod
+    def _weight(model: Model) -> Tensor:
+        """Diagonal blocks of what damping adds to the Hessian, beside its Gauss-Newton `upper`.
+
+        The Gauss-Newton part limits steps in the energy norm, which treats bends of all wavelengths alike; the negative
+        part of the bend, turned round, makes a damping of one enough for a positive definite model; and a floor for the
+        whole curve serves nodes where the metric vanishes.
+        """
+        values, vectors = torch.linalg.eigh(model.bend.nan_to_num(0.0, 0.0, 0.0))
+        concave = (vectors * values.clamp_max(0.0).neg()[..., None, :]) @ vectors.mT
+        own = model.base.diagonal(dim1=-2, dim2=-1)
+        floor = own.mean((-2, -1), keepdim=True) / (model.base.shape[1] + 1) ** 2
+        return model.base + concave + floor.expand_as(own).diag_embed()
+
+    def _try(self, index: Tensor, step: Tensor, predicted: Tensor) -> Tensor:
+        """Take the steps that lower the energy; adapt the damping. Returns which were taken."""
+        z = self.z[index]
+        trial = z.clone()
+        trial[:, 1:-1] += step.to(z.dtype)
+        bold = predicted > _BOLD * self.value[index]
+        value, noise = self.value[index].clone(), self.noise[index].clone()
+        ratio = torch.ones_like(value)
+        if bool(bold.any()):
+            value[bold], noise[bold], ratio[bold] = self.energy.hidden(trial[bold])
+            new = index[bold & self.most_hidden[index].isnan()]
+            if len(new):
+                self.most_hidden[new] = (_HIDDEN * self.energy.hidden(self.z[new])[2]).clamp_min(_FAIR)
+        if not bool(bold.all()):
+            value[~bold], noise[~bold] = self.energy.value(trial[~bold])
+        fall = self.value[index] - value
+        within = (predicted <= self.noise[index]) & (fall >= -2 * self.noise[index])
+        accepted = value.isfinite() & ((fall >= 1e-4 * predicted) & (fall > 0) | within) & (predicted > 0)
+        jumped = accepted & bold & ~(ratio <= self.most_hidden[index])
+        self.jumps[index] += jumped.long()
+        accepted &= ~jumped
+        gain = fall / predicted.clamp_min(1e-300)
+        old = self.damping[index]
+        easier = torch.where(gain > 0.7, old / 10, torch.where(gain > 0.25, old, 2 * old))
+        easier = torch.where(easier < _LEAST_DAMPING, 0.0, easier)
+        self.damping[index] = torch.where(accepted, easier, torch.maximum(2 * old, torch.full_like(old, 3e-2)))
+        taken = index[accepted]
+        self.z[taken] = trial[accepted]
+        self.value[taken], self.noise[taken] = value[accepted], noise[accepted]
+        self.steps[taken] += 1
+        return accepted
+
+
+def _across(metric: Tensor, along: Tensor, step: Tensor) -> Tensor:
+    """The part of steps (B, n, d) at right angles to directions, by metric tensors (B, n, d, d)."""
+    covector = torch.einsum("Bnij,Bnj->Bni", metric, along)
+    speed = (covector * along).sum(-1, keepdim=True).clamp_min(1e-300)
+    return step - (covector * step).sum(-1, keepdim=True) / speed * along
