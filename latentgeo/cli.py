@@ -15,8 +15,13 @@ from typing import Annotated
 import typer
 
 from latentgeo._cli import arrays, solving, tables
+from latentgeo._cli.cluster import cluster
+from latentgeo._cli.diagnose import diagnose
+from latentgeo._cli.fit_land import fit_land
 from latentgeo._cli.group import Group
+from latentgeo._cli.pairwise import pairwise
 from latentgeo._cli.source import Source, place, takes_model
+from latentgeo._cli.walk import walk
 
 app = typer.Typer(
     cls=Group,
@@ -317,6 +322,11 @@ def demo(
     typer.echo(f"{time.perf_counter() - started:.1f} s in all")
 
 
+app.command()(takes_model(cluster))
+app.command()(takes_model(diagnose))
+app.command()(takes_model(fit_land))
+app.command()(takes_model(pairwise))
+app.command()(takes_model(walk))
 _SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints" / "mnist-2d.safetensors"
 _INTRO = """\
 A decoder turns each point of this latent space into an image and an uncertainty. The map shows how much of both one

@@ -155,3 +155,9 @@ def test_training_again_gives_the_same_file(tmp_path, capsys):
     main(["digits", "--epochs", "12", "--seed", "1", "--out", str(tmp_path / "c.safetensors")])
     assert (tmp_path / "a.safetensors").read_bytes() != (tmp_path / "c.safetensors").read_bytes()
     assert "standard deviation of the codes per latent axis" in capsys.readouterr().out
+
+
+def test_a_bandwidth_that_no_code_feels_is_named():
+    model, digits = lg.load(CHECKPOINTS / "digits-2d.safetensors"), lg.datasets.load_digits()
+    with pytest.raises(ValueError, match="`bandwidth` must be large enough"):
+        lg.fit_precision(model.decoder, model.codes, digits.data, bandwidth=0.05)

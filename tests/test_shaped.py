@@ -145,10 +145,6 @@ class TestPeriod:
         with pytest.raises(ValueError, match="`period` must"):
             TensorMetric(lambda z: z, dim=2, period=period)
 
-    def test_graph_refuses(self):
-        with pytest.raises(ValueError, match="must not have periodic coordinates"):
-            LatentGraph(cylinder())
-
 
 class TestStarts:
     def hill(self):

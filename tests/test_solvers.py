@@ -27,11 +27,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import latentgeo as lg
-from latentgeo.geodesics import Collocation, Georce, Newton, Spline, Status, connect, curve_length, distance
+from latentgeo.geodesics import Collocation, Georce, Newton, Sobolev, Spline, Status, connect, curve_length, distance
 from latentgeo.metrics import PoincareBall, PullbackMetric, Sphere, TensorMetric
 
-SOLVERS = [Newton(), Spline(), Georce(), Collocation()]
-MINIMISERS = SOLVERS[:3]
+SOLVERS = [Newton(), Spline(), Sobolev(), Georce(), Collocation()]
+MINIMISERS = SOLVERS[:4]
 ROUNDING = 1e-10
 CURVED = [SPHERE, BALL, HALF_PLANE, HALF_PLANE_AMBIENT, PARABOLOID, TORUS, ELLIPSOID, LINE]
 
@@ -251,7 +251,9 @@ def test_metric_that_ends_on_the_way(solver):
     assert not bool(path.certified[0])
 
 
-@pytest.mark.parametrize("solver", [Spline(max_steps=2), Georce(max_steps=2), Newton(max_steps=1)], ids=name)
+@pytest.mark.parametrize(
+    "solver", [Spline(max_steps=2), Sobolev(max_steps=1), Georce(max_steps=2), Newton(max_steps=1)], ids=name
+)
 def test_step_limit(solver):
     a, b, _ = some_pairs(HALF_PLANE)
     solver = dataclasses.replace(solver, residual_tol=1e-10)

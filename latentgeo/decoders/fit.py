@@ -390,4 +390,9 @@ def _fit_weights(
             v = basis(zc)
             gain += (v.T @ (v @ now + floor).reciprocal()).double()
         weights = torch.where(reached, weights * (gain / residual).sqrt(), weights).clamp(min=tiny)
+    if not bool(weights.to(z).isfinite().all()):
+        raise ValueError(
+            "`bandwidth` must be large enough for the codes to feel the centres: with the one given, precision weights "
+            "overflow; give a larger bandwidth, more centres, or float64 codes and decoder"
+        )
     return RBFPrecision(empty.centers, empty.bandwidths, weights.to(z), floor)

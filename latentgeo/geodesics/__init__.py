@@ -6,23 +6,46 @@ Everything global about a metric lives here; a metric itself knows only its neig
 from __future__ import annotations
 
 from ._solvers.collocation import Collocation
+from ._solvers.diffeq import TorchDiffEq
 from ._solvers.georce import Georce
 from ._solvers.newton import Newton
+from ._solvers.runge_kutta import RungeKutta
+from ._solvers.shooting import Shooting
+from ._solvers.sobolev import Sobolev
 from ._solvers.spline import Spline
 from .connect import connect, curve_length, distance
 from .geodesic import Geodesic, GeodesicError, Status
 from .graph import LatentGraph
+from .jacobi import ExpDifferential, differential_exp, jacobi_field
+from .maps import exp, log
+from .pairwise import PairwiseError, PairwiseReport, pairwise_distances
+from .shoot import shoot
+from .transport import transport
 
 __all__ = [
     "Collocation",
+    "ExpDifferential",
     "Geodesic",
     "GeodesicError",
     "Georce",
     "LatentGraph",
     "Newton",
+    "PairwiseError",
+    "PairwiseReport",
+    "RungeKutta",
+    "Shooting",
+    "Sobolev",
     "Spline",
     "Status",
+    "TorchDiffEq",
     "connect",
     "curve_length",
+    "differential_exp",
     "distance",
+    "exp",
+    "jacobi_field",
+    "log",
+    "pairwise_distances",
+    "shoot",
+    "transport",
 ]

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 __all__ = ["read_graph", "write_graph"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def write_graph(
@@ -19,13 +19,11 @@ def write_graph(
     numbers: Mapping[str, int],
     arrays: Mapping[str, np.ndarray[Any, Any]],
     weights: sp.csr_array,
-    axes: list[np.ndarray[Any, Any]],
 ) -> None:
-    """Write whole numbers, arrays, edge weights and grid axes."""
+    """Write whole numbers, arrays and edge weights."""
     parts: dict[str, Any] = {"format": np.array(_FORMAT)}
     parts |= {f"number_{name}": np.array(value) for name, value in numbers.items()}
     parts |= {f"array_{name}": value for name, value in arrays.items()}
-    parts |= {f"axis_{k}": axis for k, axis in enumerate(axes)}
     parts |= {f"weights_{name}": getattr(weights, name) for name in ("data", "indices", "indptr")}
     with open(path, "wb") as file:
         np.savez_compressed(file, **parts)
@@ -33,7 +31,7 @@ def write_graph(
 
 def read_graph(
     path: str | PathLike[str],
-) -> tuple[dict[str, int], dict[str, np.ndarray[Any, Any]], sp.csr_array, list[np.ndarray[Any, Any]]]:
+) -> tuple[dict[str, int], dict[str, np.ndarray[Any, Any]], sp.csr_array]:
     """Read what `write_graph` wrote.
 
     Raises
@@ -44,16 +42,18 @@ def read_graph(
     try:
         with np.load(path, allow_pickle=False) as file:
             parts = {name: file[name] for name in file.files}
-        if int(parts["format"]) > _FORMAT:
-            raise ValueError(f"format {int(parts['format'])} is newer than {_FORMAT}, the newest known")
+        if int(parts["format"]) != _FORMAT:
+            kind = "newer" if int(parts["format"]) > _FORMAT else "older"
+            raise ValueError(f"format {int(parts['format'])} is {kind} than {_FORMAT}, the one known; fit it again")
         numbers = {name[7:]: int(value) for name, value in parts.items() if name.startswith("number_")}
         arrays = {name[6:]: value for name, value in parts.items() if name.startswith("array_")}
-        n = len(arrays["nodes"])
+        if "nodes" not in arrays and "field" not in arrays:
+            raise ValueError("it has neither nodes nor a grid")
+        n = len(parts["weights_indptr"]) - 1
         weights = sp.csr_array(tuple(parts[f"weights_{name}"] for name in ("data", "indices", "indptr")), shape=(n, n))
         weights.check_format(full_check=True)
-        axes = [parts[f"axis_{k}"] for k in range(sum(name.startswith("axis_") for name in parts))]
     except FileNotFoundError:
         raise
     except Exception as reason:
         raise ValueError(f"{path} is not a graph written by LatentGraph.save: {reason}") from None
-    return numbers, arrays, weights, axes
+    return numbers, arrays, weights

@@ -6,7 +6,7 @@ The boundary-value problem is solved by a solver value on batches of curves whos
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,12 +15,31 @@ from torch import Tensor
 from .._calculus import DEFAULT_MAX_BYTES
 from ..metrics import Metric
 from ._solvers.newton import Newton, Solution
+from ._solvers.sobolev import Sobolev
 from ._starts import nearest_lift, other_starts, starting_curves
 from .curve import Curve, arc_length
 from .geodesic import Geodesic, Status
 from .graph import LatentGraph
 
-__all__ = ["connect", "curve_length", "distance"]
+__all__ = ["connect", "curve_length", "default_solver", "distance"]
+
+_LARGE = 16  # latent dimension from which vector products are cheaper than Jacobians
+
+
+class Solver(Protocol):
+    """A frozen value that turns starting curves into geodesics."""
+
+    @property
+    def rtol(self) -> float:
+        """Relative error allowed on the length."""
+
+    def solve(self, metric: Metric, start: Curve) -> Solution:
+        """Solve for geodesics in the basins of the starting curves (B, n, d), which have finite, distinct ends."""
+
+
+def default_solver(dim: int) -> Solver:
+    """The solver that `connect` takes for codes of `dim` coordinates: `Newton()`, from 16 on `Sobolev()`."""
+    return Newton() if dim < _LARGE else Sobolev()
 
 
 def connect(
@@ -28,7 +47,7 @@ def connect(
     a: Tensor,
     b: Tensor,
     *,
-    solver: Newton | None = None,
+    solver: Solver | None = None,
     init: Tensor | LatentGraph | None = None,
     starts: int = 1,
     throw: bool = True,
@@ -43,8 +62,8 @@ def connect(
     metric : Metric
     a, b : Tensor of shape (*batch, d)
         End points; batch shapes broadcast.
-    solver : Newton, optional
-        The solver and its options; None means ``Newton()``.
+    solver : Newton, Sobolev, Spline, …, optional
+        The solver and its options; None means ``Newton()`` below d = 16 and ``Sobolev()`` from there on.
     init : LatentGraph or Tensor of shape (*batch, n, d), optional
         Where to start. A fitted graph gives shortest paths (the straight line where that is shorter); a tensor gives
         curves, n ≥ 2, whose first and last nodes are `a` and `b`; None means straight lines.
@@ -77,8 +96,7 @@ def connect(
     >>> quarter
     Geodesic(d=2, n=33, 1/1 converged, length 1.571)
     """
-    solver = Newton() if solver is None else solver
-    if not hasattr(solver, "solve"):
+    if solver is not None and not hasattr(solver, "solve"):
         raise TypeError(f"`solver` must be a solver such as Newton(), got {solver!r}")
     if not isinstance(starts, int) or isinstance(starts, bool) or starts < 1:
         raise ValueError(f"`starts` must be a positive integer, got {starts!r}")
@@ -86,6 +104,7 @@ def connect(
         raise TypeError(f"`metric` must be a Metric, got {type(metric).__name__}; wrap a map with PullbackMetric")
     a, b = _end_points(metric, a, b)
     batch, d = a.shape[:-1], a.shape[-1]
+    solver = default_solver(d) if solver is None else solver
     with torch.no_grad():
         flat_a, flat_b = a.detach().reshape(-1, d), b.detach().reshape(-1, d)
         flat_b = nearest_lift(metric, flat_a, flat_b)
@@ -146,7 +165,7 @@ class _Outcome:
         self.pieces = [(members[keep], curve.select(keep)) for members, curve, keep in kept + new if bool(keep.any())]
 
 
-def _solve(metric: Metric, solver: Newton, a: Tensor, b: Tensor, start: Tensor | None) -> _Outcome:
+def _solve(metric: Metric, solver: Solver, a: Tensor, b: Tensor, start: Tensor | None) -> _Outcome:
     """Solve the proper curves in memory-bounded groups."""
     B = a.shape[0]
     finite = a.isfinite().all(-1) & b.isfinite().all(-1)
@@ -183,7 +202,7 @@ def _solve(metric: Metric, solver: Newton, a: Tensor, b: Tensor, start: Tensor |
     return out
 
 
-def _shortest(metric: Metric, solver: Newton, a: Tensor, b: Tensor, first: _Outcome, starts: int) -> _Outcome:
+def _shortest(metric: Metric, solver: Solver, a: Tensor, b: Tensor, first: _Outcome, starts: int) -> _Outcome:
     """Solve from further starts; keep the shortest converged curve of each pair and count the different lengths."""
     best = first
     lengths = [torch.where(best.converged, best.values["length"], torch.nan)]
@@ -202,7 +221,7 @@ def _shortest(metric: Metric, solver: Newton, a: Tensor, b: Tensor, first: _Outc
     return best
 
 
-def _geodesic(metric: Metric, solver: Newton, a: Tensor, out: _Outcome, batch: tuple[int, ...]) -> Geodesic:
+def _geodesic(metric: Metric, solver: Solver, a: Tensor, out: _Outcome, batch: tuple[int, ...]) -> Geodesic:
     """Put an outcome into the caller's batch shape, with all curves at the same times."""
     B, d = a.shape
     n = max([curve.n for _, curve in out.pieces], default=0)
@@ -227,8 +246,10 @@ def _geodesic(metric: Metric, solver: Newton, a: Tensor, out: _Outcome, batch: t
 def _group_size(metric: Metric, solver: Any, a: Tensor) -> int:
     """Curves solved together: their nodes' blocks stay within the byte budget, whatever the batch."""
     d = a.shape[-1]
-    nodes = getattr(solver, "max_points", 513)
     budget = DEFAULT_MAX_BYTES if metric.embedding is None else metric.embedding.max_bytes
+    if isinstance(solver, Sobolev):  # it holds no blocks
+        return max(1, budget // solver.curve_bytes(d))
+    nodes = getattr(solver, "max_points", 513)
     return max(1, budget // (nodes * d * d * 8 * 24))
 
 
@@ -267,7 +288,7 @@ def curve_length(metric: Metric, curve: Tensor) -> Tensor:
     return length.to(curve.dtype).reshape(curve.shape[:-2])
 
 
-def distance(metric: Metric, a: Tensor, b: Tensor, *, solver: Newton | None = None) -> Tensor:
+def distance(metric: Metric, a: Tensor, b: Tensor, *, solver: Solver | None = None) -> Tensor:
     r"""Geodesic distance between latent codes.
 
     Differentiable in `a` and `b` (first variation of length) and in the parameters of the metric's embedding (envelope
@@ -278,8 +299,8 @@ def distance(metric: Metric, a: Tensor, b: Tensor, *, solver: Newton | None = No
     metric : Metric
     a, b : Tensor of shape (*batch, d)
         Latent codes; batch shapes broadcast.
-    solver : Newton, optional
-        None means ``Newton()``.
+    solver : Newton, Sobolev, Spline, …, optional
+        As for `connect`.
 
     Returns
     -------
@@ -319,7 +340,7 @@ def _differentiable_length(path: Geodesic, a: Tensor, b: Tensor, *, learns: bool
             continue
         with torch.no_grad():
             v = path.velocity(where)[..., 0, :]
-            covector = torch.einsum("...ij,...j->...i", metric.tensor(end.detach()), v)
+            covector = metric.product(end.detach(), v)
             speed = (covector * v).sum(-1).clamp_min(0.0).sqrt()
             unit = torch.where(moving, speed, 1.0)[..., None]
             slope = torch.where(moving[..., None], sign * covector / unit, 0.0)

@@ -30,6 +30,12 @@ class Status(enum.Enum):
     PRECISION = "rounding hides any further progress; use float64 or a larger `residual_tol`"
     NOT_FINITE = "the metric is not finite along the starting curve; start inside the region where it is"
     BAD_ENDPOINT = "an end point is NaN or infinite; check the codes"
+    BAD_START = "the code or the velocity is NaN or infinite; check both"
+    LEFT_REGION = "the curve came to the edge of the region where the metric is finite; shorten the velocity"
+    STEP_LIMIT = "the step limit was reached on the way; raise `max_steps` or `rtol`, or shorten the velocity"
+    STEP_FLOOR = "steps became too small to advance, as at a singularity of the metric; use float64 or a larger `rtol`"
+    ASTRAY = "no geodesic was found that arrives at the end point; give a better start by `init=`, or use Newton()"
+    INACCURATE = "solutions of different tolerances do not agree to `rtol`; use float64 or a larger `rtol`"
 
 
 class GeodesicError(RuntimeError):

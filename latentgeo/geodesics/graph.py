@@ -1,68 +1,80 @@
-"""`LatentGraph`: near-global distances and starting curves from shortest paths over codes and a grid.
+"""`LatentGraph`: near-global distances and starting curves from shortest paths over a grid, or over codes.
 
 After Chen, Ferroni, Klushyn, Paraschos, Bayer, van der Smagt, "Fast Approximate Geodesics for Deep Generative Models"
-(2019, arXiv:1812.08284): nodes are codes joined to their nearest neighbours, edges weigh what their segments measure.
+(2019, arXiv:1812.08284): edges weigh what their segments measure. Here a grid takes the codes' place for d ≤ 3.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 import torch
-from scipy.sparse.csgraph import connected_components, dijkstra
-from scipy.spatial import cKDTree
+from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from ..metrics import Metric
+from . import _searches as searches
+from ._bridges import joined
+from ._code_nodes import CodeNodes, thinned
 from ._graph_file import read_graph, write_graph
-from ._lattice import chain, lattice_edges, resample, symmetric
-from .curve import Curve, arc_length, row_budget
+from ._lattice import GridNodes, Lattice
+from ._ruler import Anchors, Ruler
 
 if TYPE_CHECKING:
     from ._solvers.newton import Newton
 
-__all__ = ["LatentGraph"]
+__all__ = ["LatentGraph", "Nearest"]
 
 _OPTIONS = ("n_neighbors", "grid", "max_codes", "substeps", "random_state")
 
 _AUTO_GRID = {1: 512, 2: 128, 3: 24}
 
 
+class Nearest(NamedTuple):
+    """Which of k points is nearest to each stored code, and how far it is."""
+
+    label: Tensor
+    distance: Tensor
+
+
 class LatentGraph:
-    """Graph over latent codes (and, for d ≤ 3, a regular grid) whose edges weigh their segments' true lengths.
+    """Graph over latent space whose edges weigh their segments' true lengths.
 
     Its distances are lengths of polygons through the nodes: never less than the geodesic distance, but for quadrature.
+    In up to three dimensions the nodes are a regular grid, and codes are attached to the nodes around them, so that the
+    time of a search does not depend on their number; in more, the nodes are the codes. Periodic coordinates wrap.
 
     Parameters
     ----------
     metric : Metric
     n_neighbors : int
-        Nearest codes, in latent coordinates, that each code is joined to.
+        Without a grid: nearest codes, in latent coordinates, that each code is joined to.
     grid : int, optional
-        Grid nodes along each axis of the codes' (slightly enlarged) bounding box, joined by a 16-neighbour stencil in
-        two dimensions; 0 for none. None means 128 for d = 2, 24 for d = 3, 512 for d = 1 and none above.
+        Grid nodes along each axis of the codes' (slightly enlarged) bounding box, or of one period; as many in all, but
+        more along those axes that are longer in the metric. 0 for none. None means 512 for d = 1, 128 for d = 2, 24
+        for d = 3 and none above.
     max_codes : int, optional
-        With more codes than this, only the codes nearest to that many k-means centres become nodes.
+        Without a grid: with more codes than this, only those nearest to that many k-means centres become nodes, and
+        the others are attached to them.
     substeps : int
-        Sub-steps of the quadrature of each edge between codes, at least 4.
+        Without a grid: sub-steps of the quadrature of each edge, at least 4.
     random_state : int
         Seed of the k-means thinning.
     progress : bool
-        Show a progress bar while fitting.
+        Show progress bars while fitting.
 
     Attributes
     ----------
+    codes_ : ndarray of shape (N, d)
+        The codes given to `fit`, in their order.
     nodes_ : ndarray of shape (n_nodes, d)
-        Codes first, then the grid.
-    n_codes_ : int
     weights_ : scipy.sparse.csr_array of shape (n_nodes, n_nodes)
         Symmetric edge lengths.
     n_components_ : int
-        Connected components before they were bridged.
+        Connected components that hold codes, before they were bridged.
     bridges_ : ndarray of shape (n_bridges, 2)
         Node pairs joined so that the graph is connected.
 
@@ -71,14 +83,26 @@ class LatentGraph:
     ValueError
         If a parameter is out of range; from `fit`, if the codes have the wrong shape or hold NaN.
 
+    Warns
+    -----
+    UserWarning
+        From `fit`, if the metric is not finite between some of the codes: distances between those are inf.
+
     Examples
     --------
     >>> from latentgeo.metrics import Euclidean
     >>> codes = torch.rand(200, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    >>> graph = LatentGraph(Euclidean(2), n_neighbors=10).fit(codes)
-    >>> graph.distances(codes[:2], codes[2:5]).shape
-    torch.Size([2, 3])
+    >>> graph = LatentGraph(Euclidean(2)).fit(codes)
+    >>> graph
+    LatentGraph(200 codes on 128×128 grid nodes, 192278 edges)
+    >>> graph.distances_from([0, 1]).shape
+    torch.Size([2, 200])
     """
+
+    codes_: NDArray[Any]
+    _nodes: GridNodes | CodeNodes
+    _anchors: Anchors | None
+    _index: Any
 
     def __init__(
         self,
@@ -99,8 +123,6 @@ class LatentGraph:
                 raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
         if grid is not None and (not isinstance(grid, int) or isinstance(grid, bool) or grid < 0 or grid == 1):
             raise ValueError(f"`grid` must be None, 0 or an integer of at least 2, got {grid!r}")
-        if metric.period is not None:
-            raise ValueError("`metric` must not have periodic coordinates; use `connect(..., starts=...)` for those")
         self.metric = metric
         self.n_neighbors = n_neighbors
         self.grid = grid
@@ -112,9 +134,26 @@ class LatentGraph:
     def __repr__(self) -> str:
         if not hasattr(self, "weights_"):
             return f"LatentGraph({self.metric!r}, n_neighbors={self.n_neighbors}, not fitted)"
-        n, edges = len(self.nodes_), self.weights_.nnz // 2
+        edges = self.weights_.nnz // 2
         bridged = f", {len(self.bridges_)} bridges" if len(self.bridges_) else ""
-        return f"LatentGraph({self.n_codes_} codes + {n - self.n_codes_} grid nodes, {edges} edges{bridged})"
+        if isinstance(self._nodes, GridNodes):
+            nodes = f" on {'×'.join(map(str, self._nodes.lattice.shape))} grid nodes"
+        else:
+            nodes = "" if len(self.nodes_) == self.n_codes_ else f", {len(self.nodes_)} of them nodes"
+        return f"LatentGraph({self.n_codes_} codes{nodes}, {edges} edges{bridged})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_anchors": None, "_index": None} if hasattr(self, "weights_") else self.__dict__
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `LatentGraph` was built with, besides the metric."""
+        return {name: getattr(self, name) for name in _OPTIONS}
+
+    @property
+    def n_codes_(self) -> int:
+        """Number of codes given to `fit`."""
+        return len(self.codes_)
 
     # --- building -----------------------------------------------------------------------------------------------------
 
@@ -138,151 +177,113 @@ class LatentGraph:
             raise ValueError(
                 f"`codes` must be finite, got {int((~codes.isfinite().all(-1)).sum())} rows with NaN or inf"
             )
-        codes = codes.detach()
+        self.codes_ = codes.detach().double().cpu().numpy()
+        self._ruler = Ruler(self.metric, codes.detach()[:0], self.substeps)
         d = codes.shape[-1]
-        points = self._thinned(np.unique(codes.double().cpu().numpy(), axis=0))
-        self.n_codes_ = len(points)
         per_axis = _AUTO_GRID.get(d, 0) if self.grid is None else self.grid
-        self._axes = self._grid_axes(points, per_axis)
-        lattice = np.stack(np.meshgrid(*self._axes, indexing="ij"), -1).reshape(-1, d) if self._axes else points[:0]
-        self.nodes_ = np.concatenate([points, lattice])
-        self._index(codes[:0])
-        pairs, lengths = [], []
-        ends, weights = self._code_edges(points)
-        pairs.append(ends)
-        lengths.append(weights)
-        for ends, weights in lattice_edges(self.metric, self._axes, codes[:0], progress=self.progress):
-            pairs.append(ends + self.n_codes_)
-            lengths.append(weights)
-        if len(lattice):
-            ends = self._to_lattice(points, np.arange(len(points)))
-            pairs.append(ends)
-            lengths.append(self._segments(ends, self.nodes_))
-        self.weights_ = symmetric(np.concatenate(pairs), np.concatenate(lengths), len(self.nodes_))
-        self._drop_unreachable()
-        self._bridge()
+        if 0 < per_axis < 4 and self.metric.period is not None:
+            raise ValueError(f"`grid` must be 0 or at least 4 for a metric with periodic coordinates, got {per_axis}")
+        if per_axis:
+            lattice = Lattice.over(self._ruler.wrapped(self.codes_), per_axis, self._ruler, self.progress)
+            self._nodes = GridNodes(lattice, self._ruler)
+        else:
+            points = np.unique(self._ruler.wrapped(self.codes_), axis=0)
+            points = thinned(points, self.max_codes, self._ruler, self.random_state)
+            self._nodes = CodeNodes(points, self.n_neighbors, self._ruler)
+        self.nodes_ = self._nodes.nodes
+        self._anchors = self._index = None
+        self.weights_ = searches.symmetric(*self._nodes.edges(self.progress), self._nodes.size)
+        stored = self._stored() if isinstance(self._nodes, GridNodes) else None
+        self.weights_, self.bridges_, self.n_components_ = joined(self.weights_, self.nodes_, stored, self._ruler)
         return self
-
-    def _index(self, like: Tensor) -> None:
-        """What queries need besides the graph: the tensors' kind and search trees."""
-        self._like = like
-        self._tree = cKDTree(self.nodes_[: self.n_codes_])
-        lattice = self.nodes_[self.n_codes_ :]
-        self._lattice_tree = cKDTree(lattice) if len(lattice) else None
-
-    def _thinned(self, points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """At most `max_codes` codes: those nearest to k-means centres."""
-        if self.max_codes is None or len(points) <= self.max_codes:
-            return points
-        from sklearn.cluster import MiniBatchKMeans
-
-        k_means = MiniBatchKMeans(self.max_codes, random_state=self.random_state, n_init=1, batch_size=4096)
-        centres = k_means.fit(points).cluster_centers_
-        return points[np.unique(cKDTree(points).query(centres)[1])]
-
-    def _grid_axes(self, points: np.ndarray[Any, Any], per_axis: int) -> list[np.ndarray[Any, Any]]:
-        if per_axis == 0:
-            return []
-        low, high = points.min(0), points.max(0)
-        margin = 0.1 * (high - low) + 1e-6 * (1 + np.abs(high))
-        return [np.linspace(a - m, b + m, per_axis) for a, b, m in zip(low, high, margin, strict=True)]
-
-    def _tensor(self, z: np.ndarray[Any, Any]) -> Tensor:
-        return torch.as_tensor(z, dtype=self._like.dtype, device=self._like.device)
-
-    def _code_edges(self, points: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        k = min(self.n_neighbors + 1, len(points))
-        near = self._tree.query(points, k)[1].reshape(len(points), -1)
-        ends = np.stack([np.repeat(np.arange(len(points)), near.shape[1]), near.ravel()], 1)
-        ends = np.unique(np.sort(ends[ends[:, 0] != ends[:, 1]], axis=1), axis=0)
-        return ends, self._segments(ends, self.nodes_)
-
-    def _to_lattice(self, points: np.ndarray[Any, Any], ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Edges from points to the corners of their grid cells."""
-        if self._lattice_tree is None:
-            return np.empty((0, 2), dtype=int)
-        corners = 2 ** points.shape[1]
-        near = self._lattice_tree.query(points, corners)[1].reshape(len(points), -1) + self.n_codes_
-        return np.stack([np.repeat(ids, near.shape[1]), near.ravel()], 1)
-
-    def _segments(self, ends: np.ndarray[Any, Any], nodes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """True lengths of the segments between node pairs (E, 2), in bounded batches."""
-        out = np.empty(len(ends))
-        rows = max(1, row_budget(self.metric, self._like) // (self.substeps + 1))
-        steps = range(0, len(ends), rows)
-        for i in tqdm(steps, desc="edges", disable=not self.progress, leave=False):
-            some = self._tensor(nodes[ends[i : i + rows]])
-            with torch.no_grad():
-                lengths = arc_length(
-                    self.metric, Curve(some, linear=True), rtol=torch.inf, substeps=self.substeps
-                ).length
-            out[i : i + rows] = lengths.cpu().numpy()
-        return out
-
-    def _drop_unreachable(self) -> None:
-        """Leave out grid nodes that no code is joined to, such as those where the metric is not finite."""
-        _, label = connected_components(self.weights_, directed=False)
-        keep = np.isin(label, np.unique(label[: self.n_codes_]))
-        if not keep.all():
-            self.nodes_ = self.nodes_[keep]
-            self.weights_ = sp.csr_array(self.weights_[keep][:, keep])
-            self._index(self._like)
-
-    def _bridge(self) -> None:
-        """Join the components by the shortest edges between them, so that every pair of nodes has a path."""
-        count, label = connected_components(self.weights_, directed=False)
-        self.n_components_ = int(count)
-        bridges: list[tuple[int, int]] = []
-        while count > 1:
-            sizes = np.bincount(label)
-            small = int(sizes.argmin())
-            inside = np.flatnonzero(label == small)
-            outside = np.flatnonzero(label != small)
-            gap, near = cKDTree(self.nodes_[outside]).query(self.nodes_[inside])
-            best = np.argsort(gap)[: min(16, len(gap))]
-            ends = np.stack([inside[best], outside[near[best]]], 1)
-            lengths = self._segments(ends, self.nodes_)
-            if not np.isfinite(lengths).any():
-                raise ValueError("the graph cannot be connected: the metric is not finite between some of the codes")
-            cheapest = int(np.nanargmin(np.where(np.isfinite(lengths), lengths, np.nan)))
-            bridge = ends[cheapest][None]
-            self.weights_ = self.weights_ + symmetric(bridge, lengths[cheapest : cheapest + 1], len(self.nodes_))
-            bridges.append((int(bridge[0, 0]), int(bridge[0, 1])))
-            count, label = connected_components(self.weights_, directed=False)
-        self.bridges_ = np.array(bridges, dtype=int).reshape(-1, 2)
 
     # --- queries ------------------------------------------------------------------------------------------------------
 
-    def _attach(self, X: Tensor, name: str) -> np.ndarray[Any, Any]:
+    def _fitted(self) -> None:
         if not hasattr(self, "weights_"):
             raise RuntimeError("the graph is not fitted; call fit(codes) first")
+
+    def _points(self, X: Tensor, name: str) -> NDArray[Any]:
+        """Checked points as rows."""
+        self._fitted()
         self.metric.check(X, name=name)
-        if X.shape[-1] != self.nodes_.shape[1]:
-            raise ValueError(f"`{name}` must have {self.nodes_.shape[1]} latent coordinates, got {X.shape[-1]}")
+        d = self.codes_.shape[1]
+        if X.shape[-1] != d:
+            raise ValueError(f"`{name}` must have {d} latent coordinates, got {X.shape[-1]}")
         if not bool(X.isfinite().all()):
             raise ValueError(f"`{name}` must be finite, got NaN or infinite codes")
-        return X.detach().double().cpu().numpy().reshape(-1, X.shape[-1])
+        return X.detach().double().cpu().numpy().reshape(-1, d)
 
-    def _with(self, points: np.ndarray[Any, Any]) -> tuple[sp.csr_array, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """The graph with new points attached, their node numbers, all nodes. Points that are codes are reused."""
-        gap, nearest = self._tree.query(points)
-        ids = np.where(gap == 0, nearest, -1)
-        unknown = ids < 0
-        if not unknown.any():
-            return self.weights_, ids, self.nodes_
-        new, which = np.unique(points[unknown], axis=0, return_inverse=True)
-        own = len(self.nodes_) + np.arange(len(new))
-        ids[unknown] = own[which.ravel()]
-        nodes = np.concatenate([self.nodes_, new])
-        near = self._tree.query(new, min(self.n_neighbors, self.n_codes_))[1].reshape(len(new), -1)
-        ends = [np.stack([np.repeat(own, near.shape[1]), near.ravel()], 1), self._to_lattice(new, own)]
-        if len(new) > 1:
-            among = cKDTree(new).query(new, min(self.n_neighbors + 1, len(new)))[1].reshape(len(new), -1)[:, 1:]
-            ends.append(np.stack([np.repeat(own, among.shape[1]), own[among.ravel()]], 1))
-        joined = np.unique(np.sort(np.concatenate(ends), axis=1), axis=0)
-        grown = sp.csr_array(self.weights_, copy=True)
-        grown.resize((len(nodes), len(nodes)))
-        return grown + symmetric(joined, self._segments(joined, nodes), len(nodes)), ids, nodes
+    def _attached(self, X: Tensor, name: str) -> Anchors:
+        points = self._points(X, name)
+        return self._nodes.anchors(points)
+
+    def _stored(self) -> Anchors:
+        """The fitted codes, attached; computed when first needed."""
+        self._fitted()
+        if self._anchors is None:
+            self._anchors = self._nodes.anchors(self.codes_)
+        return self._anchors
+
+    def _stored_index(self) -> Any:
+        if self._index is None:
+            self._index = self._nodes.index(self._stored())
+        return self._index
+
+    def _sources(self, codes: Tensor | NDArray[Any] | Sequence[int]) -> Anchors:
+        """Stored codes by number, or any points."""
+        self._fitted()
+        if isinstance(codes, Tensor) and codes.is_floating_point():
+            if codes.ndim != 2:
+                raise ValueError(f"`codes` must have shape (k, d), or hold rows' numbers, got {tuple(codes.shape)}")
+            return self._attached(codes, "codes")
+        which = np.asarray(codes.cpu() if isinstance(codes, Tensor) else codes)
+        if which.ndim != 1 or (which.dtype.kind not in "iu" and which.size):
+            raise TypeError(
+                "`codes` must be whole numbers (k,), rows of the codes given to fit, or a floating tensor (k, d); "
+                f"got {type(codes).__name__} of shape {which.shape}, {which.dtype}"
+            )
+        n = self.n_codes_
+        if which.size and not (-n <= which.min() and which.max() < n):
+            raise ValueError(f"`codes` must be rows of the {n} codes given to fit, got {which.min()} to {which.max()}")
+        return self._stored().take(which.astype(np.int64))
+
+    def distances_from(self, codes: Tensor | NDArray[Any] | Sequence[int]) -> Tensor:
+        """Distances from some points to every code that was given to `fit`, in that order.
+
+        Parameters
+        ----------
+        codes : sequence or array of int, shape (k,), or Tensor of shape (k, d)
+            Rows of the fitted codes, or any points.
+
+        Returns
+        -------
+        Tensor of shape (k, N)
+            In units of the metric's embedding; inf where no finite path was found.
+        """
+        some = self._sources(codes)
+        return self._tensor(self._between(some, self._stored(), self._stored_index()))
+
+    def nearest(self, codes: Tensor | NDArray[Any] | Sequence[int]) -> Nearest:
+        """Which of some points is nearest to each code that was given to `fit`; one search, whatever their number.
+
+        Parameters
+        ----------
+        codes : sequence or array of int, shape (k,), or Tensor of shape (k, d)
+            Rows of the fitted codes, or any points.
+
+        Returns
+        -------
+        label : Tensor of shape (N,), int64
+            Position in `codes` of the nearest; −1 where none can be reached.
+        distance : Tensor of shape (N,)
+            As `distances_from` gives it; inf where none can be reached.
+        """
+        some = self._sources(codes)
+        if not len(some):
+            raise ValueError("`codes` must hold at least one point, got none")
+        label, distance = searches.nearest(self._nodes, self.weights_, some, self._stored(), self._stored_index())
+        return Nearest(torch.as_tensor(label, device=self._ruler.like.device), self._tensor(distance))
 
     def distances(self, A: Tensor, B: Tensor | None = None) -> Tensor:
         """Shortest-path lengths between all pairs.
@@ -298,25 +299,46 @@ class LatentGraph:
         Tensor of shape (n, m)
             In units of the metric's embedding.
         """
-        a = self._attach(A, "A")
-        b = a if B is None else self._attach(B, "B")
-        graph, ids, _ = self._with(a if B is None else np.concatenate([a, b]))
-        sources, targets = ids[: len(a)], ids if B is None else ids[len(a) :]
-        flip = len(targets) < len(sources)
-        if flip:
-            sources, targets = targets, sources
-        unique, inverse = np.unique(sources, return_inverse=True)
-        out = np.empty((len(unique), len(targets)))
-        chunk = max(1, 2**27 // (8 * graph.shape[0]))
-        for i in range(0, len(unique), chunk):
-            out[i : i + chunk] = dijkstra(graph, indices=unique[i : i + chunk])[:, targets]
-        result = out[inverse]
-        return self._tensor(result.T.copy() if flip else result)
+        a = self._attached(A, "A")
+        b = a if B is None else self._attached(B, "B")
+        flip = len(b) < len(a)
+        some, others = (b, a) if flip else (a, b)
+        D = self._between(some, others, self._nodes.index(others))
+        return self._tensor(D.T.copy() if flip else D)
+
+    def _between(self, some: Anchors, others: Anchors, index: Any) -> NDArray[Any]:
+        """Distances (k, n) between attached points."""
+        return searches.between(self._nodes, self.weights_, some, others, index)
+
+    def _tensor(self, x: NDArray[Any]) -> Tensor:
+        return self._ruler.tensor(x)
+
+    def lengths(self, A: Tensor, B: Tensor) -> Tensor:
+        """Shortest-path lengths between corresponding points (*batch, d), shape (*batch,)."""
+        A, B = torch.broadcast_tensors(A, B)
+        a, b = self._attached(A, "A"), self._attached(B, "B")
+        out = np.full(len(a), np.inf)
+        for some, members, rows in self._grouped(a, b):
+            there = searches.search(self.weights_, some)[rows[:, None], b.ids[members]] + b.weights[members]
+            out[members] = there.min(1)
+        near = np.flatnonzero(self._nodes.close(a, b))
+        out[near] = np.fmin(out[near], self._nodes.straight(a.take(near), b.take(near)))
+        return self._tensor(out).reshape(A.shape[:-1])
+
+    def _grouped(self, a: Anchors, b: Anchors) -> Iterator[tuple[Anchors, NDArray[Any], NDArray[Any]]]:
+        """Distinct sources, the pairs that start at them, and each pair's row among the sources."""
+        _, first, inverse = np.unique(a.points, axis=0, return_index=True, return_inverse=True)
+        inverse = inverse.ravel()
+        step = min(512, searches.rows_at_once(self.weights_))
+        for i in range(0, len(first), step):
+            members = np.flatnonzero((inverse >= i) & (inverse < i + step))
+            yield a.take(first[i : i + step]), members, inverse[members] - i
 
     def paths(self, A: Tensor, B: Tensor, n_points: int = 65) -> Tensor:
         """Shortest paths between corresponding points, as polygons of constant speed.
 
-        Where no path through the nodes is shorter than the straight line, the straight line.
+        Where no path through the nodes is shorter than the straight line, the straight line. Where coordinates are
+        periodic, a path is continuous and ends at that copy of its end point that it leads to.
 
         Parameters
         ----------
@@ -331,33 +353,17 @@ class LatentGraph:
             Ready to be the `init` of `connect`.
         """
         A, B = torch.broadcast_tensors(A, B)
-        a, b = self._attach(A, "A"), self._attach(B, "B")
-        out = np.empty((len(a), n_points, a.shape[1]))
-        if len(a):
-            graph, ids, nodes = self._with(np.concatenate([a, b]))
-            ids_a, ids_b = ids[: len(a)], ids[len(a) :]
-            # whichever side has fewer distinct ends is where the searches start
-            flip = len(np.unique(ids_b)) < len(np.unique(ids_a))
-            start, stop = (ids_b, ids_a) if flip else (ids_a, ids_b)
-            straight = self._segments(np.stack([ids_a, ids_b], 1), nodes)
-            straight = np.where(np.isfinite(straight), straight, np.inf)
-            for source in np.unique(start):
-                members = np.flatnonzero(start == source)
-                limit = straight[members].max() * (
-                    1 + 1e-9
-                )  # what is further than the straight line need not be searched
-                length, previous = dijkstra(graph, indices=int(source), return_predecessors=True, limit=limit)
-                for k in members:
-                    if not length[stop[k]] < straight[k]:
-                        out[k] = np.linspace(a[k], b[k], n_points)
-                        continue
-                    way = chain(previous, int(stop[k]))
-                    polygon, at = nodes[way], length[way]
-                    polygon, at = (polygon[::-1], at[-1] - at[::-1]) if flip else (polygon, at)
-                    out[k] = resample(polygon, at, n_points)
+        start, stop = self._points(A, "A"), self._points(B, "B")
+        # whichever side has fewer distinct ends is where the searches start
+        flip = len(np.unique(stop, axis=0)) < len(np.unique(start, axis=0))
+        a, b = (self._nodes.anchors(x) for x in ((stop, start) if flip else (start, stop)))
+        out = searches.polygons(self._nodes, self.weights_, a, b, self._grouped(a, b), self._ruler, n_points)
+        out = self._ruler.moved(out[:, ::-1], start) if flip else out
         curves = self._tensor(out).reshape(*A.shape[:-1], n_points, A.shape[-1])
         if len(a):
-            curves[..., 0, :], curves[..., -1, :] = A.detach(), B.detach()
+            turns = self._tensor(self._ruler.turns(out[:, -1] - stop)).reshape(B.shape)
+            curves[..., 0, :] = A.detach()
+            curves[..., -1, :] = torch.where(turns == 0, B.detach(), B.detach() + turns)
         return curves
 
     def error(self, A: Tensor, B: Tensor, *, solver: Newton | None = None) -> Tensor:
@@ -378,18 +384,23 @@ class LatentGraph:
         """
         from .connect import connect
 
-        path = connect(self.metric, A, B, solver=solver, init=self, throw=False)
-        polygon = self.lengths(A, B)
-        return torch.where(path.converged, polygon / path.length - 1, torch.nan)
+        start = self if self.metric.period else self.paths(A, B, 257)
+        path = connect(self.metric, A, B, solver=solver, init=start, throw=False)
+        return torch.where(path.converged, self.lengths(A, B) / path.length - 1, torch.nan)
+
+    # --- files --------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the fitted graph to an `.npz` file; the metric is not part of it."""
-        if not hasattr(self, "weights_"):
-            raise RuntimeError("the graph is not fitted; call fit(codes) first")
-        options = {name: -1 if getattr(self, name) is None else getattr(self, name) for name in _OPTIONS}
-        counts = {"n_codes": self.n_codes_, "n_components": self.n_components_}
-        arrays = {"nodes": self.nodes_, "bridges": self.bridges_}
-        write_graph(path, options | counts, arrays, self.weights_, self._axes)
+        self._fitted()
+        numbers = {name: -1 if value is None else value for name, value in self.options.items()}
+        numbers |= {"n_components": self.n_components_, "bits": torch.finfo(self._ruler.like.dtype).bits}
+        arrays = {"codes": self.codes_, "bridges": self.bridges_}
+        if isinstance(self._nodes, GridNodes):
+            arrays |= self._nodes.lattice.arrays()
+        else:
+            arrays["nodes"] = self.nodes_
+        write_graph(path, numbers, arrays, self.weights_)
 
     @classmethod
     def load(cls, path: str | PathLike[str], metric: Metric) -> LatentGraph:
@@ -400,26 +411,19 @@ class LatentGraph:
         ValueError
             If the file is no graph, or of another latent dimension than the metric. Nothing is ever unpickled.
         """
-        numbers, arrays, weights, axes = read_graph(path)
-        if metric.dim is not None and arrays["nodes"].shape[1] != metric.dim:
-            found = arrays["nodes"].shape[1]
-            raise ValueError(f"{path} holds a graph of {found}-d codes, but the metric has dimension {metric.dim}")
+        numbers, arrays, weights = read_graph(path)
+        d = arrays["codes"].shape[1]
+        if metric.dim is not None and d != metric.dim:
+            raise ValueError(f"{path} holds a graph of {d}-d codes, but the metric has dimension {metric.dim}")
         options: dict[str, Any] = {name: None if numbers[name] < 0 else numbers[name] for name in _OPTIONS}
         graph = cls(metric, **options)
-        graph.n_codes_, graph.n_components_ = numbers["n_codes"], numbers["n_components"]
-        graph.nodes_, graph.bridges_, graph.weights_, graph._axes = arrays["nodes"], arrays["bridges"], weights, axes
-        d = graph.nodes_.shape[1]
-        graph._index(torch.empty(0, d, dtype=metric.dtype or torch.float64, device=metric.device))
+        dtype = metric.dtype or {32: torch.float32}.get(numbers["bits"], torch.float64)
+        graph._ruler = Ruler(metric, torch.empty(0, d, dtype=dtype, device=metric.device), graph.substeps)
+        if "nodes" in arrays:
+            graph._nodes = CodeNodes(arrays["nodes"], graph.n_neighbors, graph._ruler)
+        else:
+            graph._nodes = GridNodes(Lattice.of(arrays), graph._ruler)
+        graph.codes_, graph.bridges_, graph.weights_ = arrays["codes"], arrays["bridges"], weights
+        graph.nodes_, graph.n_components_ = graph._nodes.nodes, numbers["n_components"]
+        graph._anchors = graph._index = None
         return graph
-
-    def lengths(self, A: Tensor, B: Tensor) -> Tensor:
-        """Shortest-path lengths between corresponding points (*batch, d), shape (*batch,)."""
-        A, B = torch.broadcast_tensors(A, B)
-        a, b = self._attach(A, "A"), self._attach(B, "B")
-        graph, ids, _ = self._with(np.concatenate([a, b]))
-        start, stop = ids[: len(a)], ids[len(a) :]
-        out = np.empty(len(a))
-        for source in np.unique(start):
-            members = np.flatnonzero(start == source)
-            out[members] = dijkstra(graph, indices=int(source))[stop[members]]
-        return self._tensor(out).reshape(A.shape[:-1])

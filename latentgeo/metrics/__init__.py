@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .base import Metric, TensorMetric
 from .closed_form import Euclidean, HalfPlane, PoincareBall, Sphere
+from .matrix_free import LinearSolution, LogVolumeEstimate, conjugate_gradients
 from .pullback import ExpectedMetric, FisherRaoMetric, PullbackMetric
 from .shaped import LocalDiagonalMetric, conformal
 
@@ -15,11 +16,14 @@ __all__ = [
     "ExpectedMetric",
     "FisherRaoMetric",
     "HalfPlane",
+    "LinearSolution",
     "LocalDiagonalMetric",
+    "LogVolumeEstimate",
     "Metric",
     "PoincareBall",
     "PullbackMetric",
     "Sphere",
     "TensorMetric",
     "conformal",
+    "conjugate_gradients",
 ]

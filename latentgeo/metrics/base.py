@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from .._calculus import Embedding, check_latent, check_like
+from .._calculus.embedding import mark_constant
 from .._calculus.linalg import cholesky, half_log_det, solve
+from . import curvature, matrix_free
 
 __all__ = ["Metric", "TensorMetric", "check_period"]
 
@@ -118,6 +120,122 @@ class Metric(abc.ABC):
         """Length √(vᵀG(z)v) of tangent vectors, shape (*batch,)."""
         return self.inner(z, v, v).clamp_min(0.0).sqrt()
 
+    def product(self, z: Tensor, v: Tensor) -> Tensor:
+        """Covector G(z)v of tangent vectors (the index lowered), shape (*batch, d); batch shapes broadcast.
+
+        For a pullback metric one directional derivative and one reverse pass, whatever d. Not differentiable.
+        """
+        self.check(z)
+        check_like(v, z, "v")
+        return mark_constant(torch.einsum("...ij,...j->...i", self.tensor(z), v), "product", z, v)
+
+    def solve(self, z: Tensor, w: Tensor, *, throw: bool = True) -> Tensor:
+        """Tangent vector G(z)⁻¹w of covectors (the index raised), shape (*batch, d); batch shapes broadcast.
+
+        By Cholesky; for a pullback metric of d ≥ 16 by conjugate gradients first, which never form G where they
+        converge (`latentgeo.metrics.conjugate_gradients` tells more). Not differentiable.
+
+        Parameters
+        ----------
+        z, w : Tensor of shape (*batch, d)
+        throw : bool
+            Raise where G is rank-deficient; with False such codes have NaN.
+
+        Raises
+        ------
+        RankError
+            If ``throw`` and G is rank-deficient, or not finite, at any code.
+
+        Examples
+        --------
+        >>> from latentgeo.metrics import Sphere
+        >>> Sphere(2).solve(torch.zeros(2), torch.ones(2))
+        tensor([0.2500, 0.2500])
+        """
+        with torch.no_grad():
+            result = matrix_free.solve(self, z, w, iterate=self._iterates(z), throw=throw)
+        return mark_constant(result, "solve", z, w)
+
+    def _iterates(self, z: Tensor) -> bool:
+        """Whether products are so much cheaper than the tensor that iterating with them is worth it."""
+        return False
+
+    def random_tangent(
+        self, z: Tensor, *, random_state: int | torch.Generator | None = None, throw: bool = True
+    ) -> Tensor:
+        """Tangent vectors drawn from N(0, G(z)⁻¹), shape (*batch, d): steps that are equally long in all directions.
+
+        For a flat embedding of d ≥ 16 without forming G where conjugate gradients converge: G⁻¹Jᵀw with w ~ N(0, I)
+        has exactly this covariance. That a G is singular can go unnoticed there: the covariance is then that of its
+        pseudo-inverse, and no step is made in directions that change nothing.
+
+        Parameters
+        ----------
+        z : Tensor of shape (*batch, d)
+        random_state : int, torch.Generator or None
+        throw : bool
+            Raise where G is found to be rank-deficient; with False such codes have NaN.
+
+        Raises
+        ------
+        RankError
+            If ``throw`` and G is found to be rank-deficient, or not finite, at any code.
+
+        Examples
+        --------
+        >>> from latentgeo.metrics import Sphere
+        >>> Sphere(2).random_tangent(torch.zeros(10_000, 2), random_state=0).std()
+        tensor(0.5...)
+        """
+        with torch.no_grad():
+            return matrix_free.random_tangent(self, z, random_state, throw=throw, iterate=self._iterates(z))
+
+    def estimate_log_volume(
+        self,
+        z: Tensor,
+        *,
+        n_probes: int = 32,
+        n_steps: int = 32,
+        random_state: int | torch.Generator | None = None,
+    ) -> matrix_free.LogVolumeEstimate:
+        """Stochastic estimate of `log_volume` from products alone, with its standard error.
+
+        Stochastic Lanczos quadrature [1]_; worth it where ``n_probes * n_steps`` is well below d.
+
+        Parameters
+        ----------
+        z : Tensor of shape (*batch, d)
+        n_probes : int
+            Random vectors; the standard error falls with their square root.
+        n_steps : int
+            Lanczos steps for each, at most d; with d steps only the probes' randomness is left.
+        random_state : int, torch.Generator or None
+
+        Returns
+        -------
+        LogVolumeEstimate
+            `.value`, `.standard_error` and `.truncation`, each of shape (*batch,).
+
+        Raises
+        ------
+        ValueError
+            If an option is out of range.
+
+        References
+        ----------
+        .. [1] Ubaru, Chen, Saad, "Fast Estimation of tr(f(A)) via Stochastic Lanczos Quadrature", SIMAX 2017.
+
+        Examples
+        --------
+        >>> from latentgeo.metrics import Sphere
+        >>> Sphere(20).estimate_log_volume(torch.zeros(20, dtype=torch.float64), random_state=0)
+        LogVolumeEstimate(13.86 ± ...)
+        """
+        with torch.no_grad():
+            return matrix_free.estimate_log_volume(
+                self, z, n_probes=n_probes, n_steps=n_steps, random_state=random_state
+            )
+
     def log_volume(self, z: Tensor) -> Tensor:
         """Logarithm of the measure element, ½ log det G(z), shape (*batch,).
 
@@ -170,39 +288,97 @@ class Metric(abc.ABC):
         lower = along - 0.5 * across
         return -solve(cholesky(self.tensor(z), "acceleration"), lower)
 
-    def sectional_curvature(self, z: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    def sectional_curvature(self, z: Tensor, u: Tensor, v: Tensor, *, throw: bool = True) -> Tensor:
         """Sectional curvature of the plane spanned by u and v, shape (*batch,), in inverse squared units of length.
 
-        NaN where u and v are parallel. For d = 2 this is the Gauss curvature, whatever u and v.
+        NaN where u and v are parallel. For d = 2 this is the Gauss curvature, whatever u and v. Not differentiable, as
+        all curvatures here; `throw` as in `riemann`.
         """
         self.check(z)
         check_like(u, z, "u")
         check_like(v, z, "v")
-        z, u, v = torch.broadcast_tensors(z, u, v)
-        d = z.shape[-1]
-        field = self._field
-        uu, uv, vv = (field.second(z, *pair).unflatten(-1, (d, d)) for pair in ((u, u), (u, v), (v, v)))
-        gamma = self.christoffel(z)
-        turn_uu, turn_uv, turn_vv = (
-            torch.einsum("...kij,...i,...j->...k", gamma, a, b) for a, b in ((u, u), (u, v), (v, v))
-        )
+        return curvature.sectional(self, z, u, v, throw=throw)
 
-        def along(T: Tensor, a: Tensor, b: Tensor) -> Tensor:
-            return torch.einsum("...i,...ij,...j->...", a, T, b)
+    def riemann(self, z: Tensor, *, throw: bool = True) -> Tensor:
+        """Riemann curvature tensor Rᵢⱼₖₗ with all indices down, shape (*batch, d, d, d, d).
 
-        riemann = (
-            along(uv, u, v)
-            - 0.5 * (along(uu, v, v) + along(vv, u, u))
-            + self.inner(z, turn_uv, turn_uv)
-            - self.inner(z, turn_uu, turn_vv)
-        )
-        return riemann / self._area(z, u, v)
+        Rᵢⱼₖₗ = K (GᵢₖGⱼₗ − GᵢₗGⱼₖ) where the curvature is constant; do Carmo's (∂ᵢ, ∂ⱼ, ∂ₖ, ∂ₗ).
 
-    def _area(self, z: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """Squared area of the parallelogram of u and v; NaN where it vanishes to rounding."""
-        uu, uv, vv = self.inner(z, u, u), self.inner(z, u, v), self.inner(z, v, v)
-        area = uu * vv - uv**2
-        return torch.where(area > 16 * torch.finfo(z.dtype).eps * uu * vv, area, torch.nan)
+        Parameters
+        ----------
+        z : Tensor of shape (*batch, d)
+        throw : bool
+            Raise where G is rank-deficient; with False such codes have NaN.
+
+        Raises
+        ------
+        RankError
+            If ``throw`` and G is rank-deficient, or not finite, at any code.
+
+        Examples
+        --------
+        >>> from latentgeo.metrics import Sphere
+        >>> z = torch.zeros(2, dtype=torch.float64)
+        >>> (Sphere(2).riemann(z)[0, 1, 0, 1] / Sphere(2).tensor(z).det()).item()
+        1.0...
+        """
+        return curvature.riemann(self, z, throw=throw)
+
+    def ricci(self, z: Tensor, *, throw: bool = True) -> Tensor:
+        """Ricci tensor Gⁱᵏ Rᵢⱼₖₗ, shape (*batch, d, d), without units; (d − 1) K G where the curvature is constant.
+
+        `throw` as in `riemann`.
+        """
+        return curvature.ricci(self, z, throw=throw)
+
+    def scalar_curvature(self, z: Tensor, *, throw: bool = True) -> Tensor:
+        """Scalar curvature GʲˡRⱼₗ, shape (*batch,): twice the Gauss curvature for d = 2, zero for d = 1.
+
+        In inverse squared units of length; `throw` as in `riemann`.
+        """
+        return curvature.scalar(self, z, throw=throw)
+
+    def gauss_curvature(self, z: Tensor, *, throw: bool = True) -> Tensor:
+        """Gauss curvature of a metric on a two-dimensional latent space, shape (*batch,).
+
+        In inverse squared units of length; `throw` as in `riemann`.
+
+        Raises
+        ------
+        ValueError
+            If d is not 2.
+
+        Examples
+        --------
+        >>> from latentgeo.metrics import PoincareBall
+        >>> PoincareBall(2).gauss_curvature(torch.zeros(3, 2, dtype=torch.float64)).round(decimals=9)
+        tensor([-1., -1., -1.], dtype=torch.float64)
+        """
+        self.check(z)
+        if z.shape[-1] != 2:
+            raise ValueError(
+                f"`gauss_curvature` is that of surfaces, so `z` must have 2 latent coordinates, got {z.shape[-1]}; "
+                "use `scalar_curvature` or `sectional_curvature`"
+            )
+        return 0.5 * curvature.scalar(self, z, throw=throw)
+
+    def second_fundamental_form(self, z: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """Second fundamental form II(u, v) of the embedding's image, shape (*batch, D).
+
+        The part of φ''[u, v] normal to the image (of the ambient covariant derivative, under an ambient metric): how
+        the image bends in the space around it.
+
+        Raises
+        ------
+        ValueError
+            If the metric has no embedding.
+        RankError
+            If G is rank-deficient at any code.
+        """
+        self.check(z)
+        check_like(u, z, "u")
+        check_like(v, z, "v")
+        return curvature.second_fundamental_form(self, z, u, v)
 
 
 def check_period(period: Sequence[float | None] | None, dim: int | None) -> tuple[float | None, ...] | None:

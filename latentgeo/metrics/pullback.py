@@ -16,8 +16,11 @@ from .._calculus import Embedding, check_like
 from .._calculus.embedding import mark_constant
 from .._calculus.linalg import cholesky, solve
 from .base import Metric, check_period
+from .matrix_free import gram
 
 __all__ = ["ExpectedMetric", "FisherRaoMetric", "PullbackMetric"]
+
+_LARGE = 16  # latent dimension from which a few products may cost less than the tensor
 
 
 class _Ambient:
@@ -110,7 +113,7 @@ class PullbackMetric(Metric):
         d = z.shape[-1]
         if z.numel():
             self.embedding.probe(z)
-        flat = [t.reshape(-1, d) for t in torch.broadcast_tensors(z, *vectors)]
+        flat = [t.reshape(-1, d).contiguous() for t in torch.broadcast_tensors(z, *vectors)]  # forward mode wants it
         batch = torch.broadcast_shapes(z.shape, *(v.shape for v in vectors))[:-1]
         parts = [compute(*(t[s] for t in flat)) for s in self.embedding.chunks(flat[0], copies)]
         out = parts[0] if len(parts) == 1 else torch.cat(parts) if parts else compute(*flat)
@@ -124,10 +127,9 @@ class PullbackMetric(Metric):
         """Metric tensor JᵀJ (or JᵀAJ) at codes (*batch, d), shape (*batch, d, d)."""
 
         def compute(z: Tensor) -> Tensor:
-            J = self.embedding.pushforward_basis(z)
             if self._ambient is None:
-                rows = J.movedim(0, 1)
-                return rows @ rows.mT
+                return gram(self.embedding, z)
+            J = self.embedding.pushforward_basis(z)
             return torch.einsum("iBD,jBD->Bij", J, self._lowered(z, J))
 
         return self._by_rows(compute, 2 * (1 + z.shape[-1]) if isinstance(z, Tensor) and z.ndim else 1, z)
@@ -145,8 +147,34 @@ class PullbackMetric(Metric):
 
         return self._by_rows(compute, 4, z, v)
 
+    def inner(self, z: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """Inner product (Ju)·(Jv) of tangent vectors, shape (*batch,); two directional derivatives, no tensor."""
+        self.check(z)
+        check_like(u, z, "u")
+        check_like(v, z, "v")
+
+        def compute(z: Tensor, u: Tensor, v: Tensor) -> Tensor:
+            return (self.embedding.jvp(z, u) * self._lowered(z, self.embedding.jvp(z, v)[None])[0]).sum(-1)
+
+        return self._by_rows(compute, 6, z, u, v)
+
+    def product(self, z: Tensor, v: Tensor) -> Tensor:
+        """Covector Jᵀ(Jv), shape (*batch, d): one directional derivative and one reverse pass. Not differentiable."""
+        self.check(z)
+        check_like(v, z, "v")
+
+        def compute(z: Tensor, v: Tensor) -> Tensor:
+            return self.embedding.vjp(z, self._lowered(z, self.embedding.jvp(z, v)[None])[0])
+
+        with torch.no_grad():
+            result = self._by_rows(compute, 4, z, v)
+        return mark_constant(result, "product", z, v)
+
+    def _iterates(self, z: Tensor) -> bool:
+        return z.shape[-1] >= _LARGE
+
     def acceleration(self, z: Tensor, v: Tensor) -> Tensor:
-        """Geodesic acceleration −G⁻¹Jᵀ(φ''[v, v]), shape (*batch, d); forward over reverse, no Christoffel symbols.
+        """Geodesic acceleration −G⁻¹Jᵀ(φ''[v, v]), shape (*batch, d); no Christoffel symbols.
 
         Not differentiable. Raises `RankError` where G is rank-deficient.
         """
@@ -156,13 +184,17 @@ class PullbackMetric(Metric):
         def compute(z: Tensor, v: Tensor) -> Tensor:
             J = self.embedding.pushforward_basis(z)
             AJ = self._lowered(z, J)
-            bend = self.embedding.hvp_stack(z, AJ, v.expand(J.shape[0], *v.shape))
-            lower = torch.einsum("kBi,Bi->Bk", bend, v)
+            rows, columns = J.movedim(0, 1), AJ.movedim(0, 1)
+            if self.embedding.probe(z).second == "triple reverse":
+                # one second derivative of φ, whatever d, where it is exact
+                lower = (columns @ self.embedding.second(z, v, v)[..., None])[..., 0]
+            else:
+                bend = self.embedding.hvp_stack(z, AJ, v.expand(J.shape[0], *v.shape))
+                lower = torch.einsum("kBi,Bi->Bk", bend, v)
             if self._ambient is not None:
                 speed = torch.einsum("kBD,Bk->BD", J, v)
                 lower = lower + torch.einsum("kBD,BD->Bk", J, self._ambient.geodesic_term(self.embedding(z), speed))
-            G = torch.einsum("iBD,jBD->Bij", J, AJ)
-            return -solve(cholesky(G, "acceleration"), lower)
+            return -solve(cholesky(rows @ columns.mT, "acceleration"), lower)
 
         with torch.no_grad():
             result = self._by_rows(compute, 6 * (1 + z.shape[-1]), z, v)
@@ -181,27 +213,6 @@ class PullbackMetric(Metric):
         with torch.no_grad():
             result = self._by_rows(compute, 6 * (1 + z.shape[-1]), z)
         return mark_constant(result, "christoffel", z)
-
-    def sectional_curvature(self, z: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """Sectional curvature by Gauss's equation, shape (*batch,); needs second derivatives of φ only."""
-        if self._ambient is not None:
-            return super().sectional_curvature(z, u, v)
-        self.check(z)
-        check_like(u, z, "u")
-        check_like(v, z, "v")
-
-        def compute(z: Tensor, u: Tensor, v: Tensor) -> Tensor:
-            J = self.embedding.jacobian(z).double()
-            Q, _ = torch.linalg.qr(J)
-            bends = [self.embedding.second(z, *pair).double() for pair in ((u, u), (u, v), (v, v))]
-            uu, uv, vv = (b - torch.einsum("Bij,Bj->Bi", Q, torch.einsum("Bij,Bi->Bj", Q, b)) for b in bends)
-            riemann = (uu * vv).sum(-1) - uv.square().sum(-1)
-            cholesky(J.mT @ J, "sectional_curvature")
-            return (riemann / self._area(z, u, v)).to(z.dtype)
-
-        with torch.no_grad():
-            result = self._by_rows(compute, 12, z, u, v)
-        return mark_constant(result, "sectional_curvature", z, u, v)
 
 
 class ExpectedMetric(PullbackMetric):

@@ -187,7 +187,10 @@ def _in_double(metric: Metric) -> Metric:
         return metric
     if metric.device is not None and metric.device.type == "mps":  # has no double precision
         return metric
-    return type(metric)(metric.decoder.to(torch.float64))
+    try:
+        return type(metric)(metric.decoder.to(torch.float64))
+    except TypeError:  # a plain function has nothing to cast
+        return metric
 
 
 def _values(metric: Metric, z: Tensor, term: Term) -> NDArray[Any]:

@@ -153,6 +153,8 @@ def refine(
 class _Refinement:
     """Per curve its result so far; per level the curves that still need it."""
 
+    fair_ratio = _FAIR_RATIO
+
     def __init__(
         self,
         metric: Metric,
@@ -203,7 +205,7 @@ class _Refinement:
         for level, n in enumerate(self.levels):
             nodes = equal_speed(self.metric, self.start.select(rest), n)
             spans = arc_length(self.metric, Curve(nodes), rtol=0.1)
-            fair = ~(spans.ratio > _FAIR_RATIO) | ~spans.length.isfinite() | (level == len(self.levels) - 1)
+            fair = ~(spans.ratio > self.fair_ratio) | ~spans.length.isfinite() | (level == len(self.levels) - 1)
             self.entry[rest] = spans.length
             if bool(fair.any()):
                 waiting[level].append((rest[fair], nodes[fair]))

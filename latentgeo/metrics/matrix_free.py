@@ -1,0 +1,326 @@
+"""What a metric does to vectors, and its volume, without forming G: for latent spaces of many dimensions.
+
+G = JᵀJ acts by one directional derivative and one reverse pass. Conjugate gradients give G⁻¹w (Hestenes & Stiefel
+1952), stochastic Lanczos quadrature gives log det G (Ubaru, Chen, Saad 2017).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .._calculus import DEFAULT_MAX_BYTES, Embedding, RankError, check_like
+from .._calculus.linalg import cholesky
+
+if TYPE_CHECKING:
+    from .base import Metric
+
+__all__ = ["LinearSolution", "LogVolumeEstimate", "conjugate_gradients", "estimate_log_volume", "generator_of"]
+
+_CONDITION = 4.0  # eigenvalues below this · d · eps of the largest are rounding
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class LinearSolution:
+    """Solutions of Gx = w, each with its own accuracy.
+
+    Attributes
+    ----------
+    x : Tensor of shape (*batch, d)
+        The best found, converged or not.
+    residual : Tensor of shape (*batch,)
+        |Gx − w| / |w|.
+    converged : Tensor of shape (*batch,), bool
+        Whether the residual reached `rtol`.
+    steps : Tensor of shape (*batch,)
+        Products Gv that each took.
+    """
+
+    x: Tensor
+    residual: Tensor
+    converged: Tensor
+    steps: Tensor
+
+    def __repr__(self) -> str:
+        worst = f", residual at most {float(self.residual.max()):.1e}" if self.residual.numel() else ""
+        return f"LinearSolution({int(self.converged.sum())}/{self.converged.numel()} converged{worst})"
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class LogVolumeEstimate:
+    """A stochastic estimate of ½ log det G.
+
+    Attributes
+    ----------
+    value : Tensor of shape (*batch,)
+        Minus infinity where a Lanczos process met an eigenvalue that is zero to working precision.
+    standard_error : Tensor of shape (*batch,)
+        Of the mean over probes.
+    truncation : Tensor of shape (*batch,)
+        How much the last quarter of the Lanczos steps changed the value: the size of the error that more probes do not
+        remove. Raise `n_steps` where it is not small.
+    """
+
+    value: Tensor
+    standard_error: Tensor
+    truncation: Tensor
+
+    def __repr__(self) -> str:
+        if self.value.numel() == 1:
+            return f"LogVolumeEstimate({float(self.value):.4g} ± {float(self.standard_error):.1g})"
+        return f"LogVolumeEstimate(batch={tuple(self.value.shape)})"
+
+
+def generator_of(random_state: int | torch.Generator | None, device: torch.device) -> torch.Generator:
+    """A generator from a seed, a generator or None (a fresh seed).
+
+    Raises
+    ------
+    TypeError
+        If `random_state` is anything else.
+    """
+    if isinstance(random_state, torch.Generator):
+        return random_state
+    if random_state is not None and (not isinstance(random_state, int) or isinstance(random_state, bool)):
+        raise TypeError(f"`random_state` must be an int, a torch.Generator or None, got {type(random_state).__name__}")
+    generator = torch.Generator(device=device)
+    if random_state is None:
+        generator.seed()
+    else:
+        generator.manual_seed(random_state)
+    return generator
+
+
+def conjugate_gradients(
+    metric: Metric, z: Tensor, w: Tensor, *, rtol: float | None = None, max_steps: int | None = None
+) -> LinearSolution:
+    """Solve G(z)x = w by conjugate gradients, all codes at once.
+
+    Parameters
+    ----------
+    metric : Metric
+    z, w : Tensor of shape (*batch, d)
+        Codes and covectors; batch shapes broadcast.
+    rtol : float, optional
+        Relative residual to reach; None means 1e-10 in float64 and 1e-5 in float32.
+    max_steps : int, optional
+        Most products per code; None means 2·d.
+
+    Returns
+    -------
+    LinearSolution
+
+    Raises
+    ------
+    ValueError
+        If an option is out of range.
+
+    Examples
+    --------
+    >>> from latentgeo.metrics import Sphere
+    >>> z = torch.zeros(20, dtype=torch.float64)
+    >>> conjugate_gradients(Sphere(20), z, torch.ones_like(z)).x[:2]
+    tensor([0.2500, 0.2500], dtype=torch.float64)
+    """
+    metric.check(z)
+    check_like(w, z, "w")
+    d = z.shape[-1]
+    rtol = (1e-10 if z.dtype == torch.float64 else 1e-5) if rtol is None else rtol
+    most = 2 * d if max_steps is None else max_steps
+    if not rtol > 0:
+        raise ValueError(f"`rtol` must be a positive number or None, got {rtol!r}")
+    if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+        raise ValueError(f"`max_steps` must be a positive integer or None, got {max_steps!r}")
+    z, w = (t.detach() for t in torch.broadcast_tensors(z, w))
+    batch = z.shape[:-1]
+    z, w = z.reshape(-1, d), w.reshape(-1, d).double()
+    x, r, p = torch.zeros_like(w), w.clone(), w.clone()
+    rr = r.square().sum(-1)
+    size = rr.clone()
+    steps = torch.zeros(len(z), dtype=torch.long, device=z.device)
+    index = (size > 0).nonzero()[:, 0]
+    for _ in range(most):
+        if len(index) == 0:
+            break
+        Gp = metric.product(z[index], p[index].to(z.dtype)).double()
+        steps[index] += 1
+        curvature = (p[index] * Gp).sum(-1)
+        good = (curvature > 0) & curvature.isfinite()
+        index, Gp, curvature = index[good], Gp[good], curvature[good]
+        alpha = (rr[index] / curvature)[:, None]
+        x[index] += alpha * p[index]
+        r[index] -= alpha * Gp
+        fresh = r[index].square().sum(-1)
+        p[index] = r[index] + (fresh / rr[index])[:, None] * p[index]
+        rr[index] = fresh
+        index = index[fresh > rtol**2 * size[index]]
+    # the recurrence's residual drifts from the true one: measure it
+    left = metric.product(z, x.to(z.dtype)).double() - w if len(z) else w
+    residual = torch.where(size > 0, left.norm(dim=-1) / size.sqrt().clamp_min(1e-300), 0.0)
+    floor = 64 * torch.finfo(z.dtype).eps
+    converged = residual <= max(4 * rtol, floor)
+    return LinearSolution(
+        x.to(z.dtype).reshape(*batch, d),
+        residual.to(z.dtype).reshape(batch),
+        converged.reshape(batch),
+        steps.reshape(batch),
+    )
+
+
+def solve(metric: Metric, z: Tensor, w: Tensor, *, iterate: bool, throw: bool) -> Tensor:
+    """G⁻¹w, by conjugate gradients where told to, and by Cholesky where they do not converge or are not worth it."""
+    metric.check(z)
+    check_like(w, z, "w")
+    z, w = (t.detach() for t in torch.broadcast_tensors(z, w))
+    d = z.shape[-1]
+    codes, covectors = z.reshape(-1, d), w.reshape(-1, d)
+    x = torch.full_like(codes, torch.nan)
+    rest = torch.ones(len(codes), dtype=torch.bool, device=z.device)
+    if iterate and len(codes):
+        found = conjugate_gradients(metric, codes, covectors, max_steps=20 + d // 4)  # beyond, G itself is cheaper
+        x[found.converged] = found.x[found.converged]
+        rest = ~found.converged
+    for rows in rest.nonzero()[:, 0].split(max(1, DEFAULT_MAX_BYTES // (32 * d * d))):
+        x[rows] = _dense(metric, codes[rows], covectors[rows, None], "solve", throw=throw)[:, 0]
+    return x.reshape(z.shape)
+
+
+def _dense(metric: Metric, z: Tensor, W: Tensor, what: str, *, throw: bool, half: bool = False) -> Tensor:
+    """G⁻¹ of stacked covectors W (B, m, d), or the inverse of G's transposed Cholesky factor; NaN where it fails."""
+    G = metric.tensor(z)
+    try:
+        factor = cholesky(G, what)
+    except RankError:
+        if throw:
+            raise
+        if len(z) == 1:
+            return torch.full_like(W, torch.nan)
+        parts = [_dense(metric, z[k : k + 1], W[k : k + 1], what, throw=False, half=half) for k in range(len(z))]
+        return torch.cat(parts)
+    rhs = W.double().mT
+    x = torch.linalg.solve_triangular(factor.mT, rhs, upper=True) if half else torch.cholesky_solve(rhs, factor)
+    return x.mT.to(W.dtype)
+
+
+def random_tangent(
+    metric: Metric, z: Tensor, random_state: int | torch.Generator | None, *, throw: bool, iterate: bool
+) -> Tensor:
+    """Tangent vectors from N(0, G⁻¹): with w ~ N(0, A), G⁻¹Jᵀw has covariance G⁻¹JᵀAJG⁻¹ = G⁻¹."""
+    metric.check(z)
+    z = z.detach()
+    generator = generator_of(random_state, z.device)
+    phi = metric.embedding
+    if phi is None or metric.ambient is not None or not iterate:
+        d = z.shape[-1]
+        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=generator.device).to(z.device)
+        codes, noise = z.reshape(-1, d), noise.reshape(-1, 1, d)
+        size = max(1, DEFAULT_MAX_BYTES // (32 * d * d))
+        parts = [
+            _dense(metric, codes[i : i + size], noise[i : i + size], "random_tangent", throw=throw, half=True)[:, 0]
+            for i in range(0, len(codes), size)
+        ]
+        return torch.cat(parts).reshape(z.shape) if parts else z.clone()
+    D = phi.out_dim(z)
+    rows = max(1, phi.max_bytes // (16 * D))
+    codes = z.reshape(-1, z.shape[-1])
+    parts = []
+    for i in range(0, len(codes), rows):
+        part = codes[i : i + rows]
+        noise = torch.randn(len(part), D, generator=generator, dtype=z.dtype, device=generator.device).to(z.device)
+        parts.append(solve(metric, part, phi.vjp(part, noise), iterate=True, throw=throw))
+    return torch.cat(parts).reshape(z.shape) if parts else z.clone()
+
+
+def gram(phi: Embedding, z: Tensor) -> Tensor:
+    """JᵀJ at rows z (B, d), in blocks of tangents where all at once would not keep to the memory budget."""
+    d = z.shape[-1]
+    report = phi.probe(z) if len(z) else None
+    room = d if report is None else phi.max_bytes // max(1, 2 * report.row_bytes) - 1
+    if room >= d or len(z) == 0:
+        J = phi.pushforward_basis(z).movedim(0, 1)
+        return J @ J.mT
+    return torch.stack([_gram(phi, row, max(1, room)) for row in z])
+
+
+def _gram(phi: Embedding, z: Tensor, block: int) -> Tensor:
+    """JᵀJ at one code, `block` tangents at a time."""
+    d = z.shape[-1]
+    eye = torch.eye(d, dtype=z.dtype, device=z.device)
+    if d * phi.out_dim(z[None]) * z.element_size() <= phi.max_bytes:
+        J = torch.cat([phi._push(z[None], part[:, None])[:, 0] for part in eye.split(block)])
+        return J @ J.mT
+    rows = [phi._pull(z[None], phi._push(z[None], part[:, None]))[:, 0] for part in eye.split(block)]
+    G = torch.cat(rows)
+    return 0.5 * (G + G.mT)
+
+
+def estimate_log_volume(
+    metric: Metric,
+    z: Tensor,
+    *,
+    n_probes: int = 32,
+    n_steps: int = 32,
+    random_state: int | torch.Generator | None = None,
+) -> LogVolumeEstimate:
+    """Stochastic Lanczos quadrature of ½ log det G; see `Metric.estimate_log_volume`."""
+    metric.check(z)
+    for name, value, least in (("n_probes", n_probes, 2), ("n_steps", n_steps, 2)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
+    batch, d = z.shape[:-1], z.shape[-1]
+    generator = generator_of(random_state, z.device)
+    codes = z.detach().reshape(-1, d)
+    steps = min(n_steps, d)
+    size = max(1, DEFAULT_MAX_BYTES // (16 * n_probes * steps * d))
+    parts = [_quadrature(metric, codes[i : i + size], n_probes, steps, generator) for i in range(0, len(codes), size)]
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)] if parts else [codes.new_empty(0)] * 3
+    return LogVolumeEstimate(*(column.to(z.dtype).reshape(batch) for column in columns))
+
+
+def _quadrature(
+    metric: Metric, z: Tensor, probes: int, steps: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Value, standard error and truncation at rows z (B, d), float64."""
+    B, d = z.shape
+    sign = torch.randint(0, 2, (B * probes, d), generator=generator, device=generator.device)
+    q = (2.0 * sign.to(z.device).double() - 1) / d**0.5
+    rows = z.repeat_interleave(probes, 0)
+    basis, diagonal, beside = [q], [], []
+    for k in range(steps):
+        r = metric.product(rows, basis[-1].to(z.dtype)).double()
+        diagonal.append((r * basis[-1]).sum(-1))
+        if k == steps - 1:
+            break
+        for _ in range(2):  # once is not enough
+            for v in basis:
+                r = r - (r * v).sum(-1, keepdim=True) * v
+        length = r.norm(dim=-1)
+        # an invariant subspace was found: what follows has no weight
+        alive = length > 1e-14 * torch.stack(diagonal).abs().amax(0)
+        beside.append(torch.where(alive, length, 0.0))
+        basis.append(torch.where(alive[:, None], r / length.clamp_min(1e-300)[:, None], 0.0))
+    T = torch.stack(diagonal, -1).diag_embed()
+    if beside:
+        off = torch.stack(beside, -1)
+        T = T + off.diag_embed(1) + off.diag_embed(-1)
+    full = _log_mean(T, z.dtype, d)
+    short = _log_mean(T[:, : max(1, 3 * steps // 4), : max(1, 3 * steps // 4)], z.dtype, d)
+    full, short = (0.5 * d * part.reshape(B, probes) for part in (full, short))
+    gap = (full - short).mean(-1).abs().nan_to_num(torch.inf)
+    error = full.std(-1) / probes**0.5
+    return full.mean(-1), error.nan_to_num(torch.inf), gap
+
+
+def _log_mean(T: Tensor, dtype: torch.dtype, d: int) -> Tensor:
+    """Σ τ² log θ of tridiagonal matrices T (R, k, k): −inf where an eigenvalue of weight is zero to rounding."""
+    finite = T.isfinite().flatten(1).all(-1)
+    values, vectors = torch.linalg.eigh(T.nan_to_num(0.0, 0.0, 0.0))
+    weight = vectors[:, 0].square()
+    zero = values <= _CONDITION * d * torch.finfo(dtype).eps * values[:, -1:]
+    logs = torch.where(zero, 0.0, values.clamp_min(1e-300).log())
+    lost = (zero & (weight > 1e-12)).any(-1)
+    total = (weight * logs).sum(-1)
+    return torch.where(finite, torch.where(lost, -torch.inf, total), torch.nan)

@@ -1,0 +1,214 @@
+"""Densities of locally adaptive normal distributions over the measure heatmap, beside those of a Gaussian mixture.
+
+After Arvanitidis, Hansen, Hauberg, "A locally adaptive normal distribution" (NeurIPS 2016), figures 1 and 8.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from latentgeo.learn.land import LAND
+from latentgeo.plot import overlays, theme
+from latentgeo.plot.measure import _codes, _describe, _grid, _heatmap, _in_double, _like, _values
+from latentgeo.plot.walks import _dots, _lay_out, _square
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
+
+__all__ = ["land"]
+
+_SHARES = (0.95, 0.8, 0.5)  # of the probability, within the contours
+_COLOURS = ("#8fd3ff", "#ffffff", "#ffb347")
+_DASHES = ("dot", "dash", "solid")
+_FAR = 6.0  # standard deviations beyond which nothing is drawn
+_SLACK = 0.9  # graph distances exceed geodesic ones by less
+
+
+def land(
+    model: LAND,
+    *,
+    mixture: GaussianMixture | None = None,
+    codes: ArrayLike | Tensor | None = None,
+    bounds: tuple[float, float, float, float] | None = None,
+    resolution: int = 160,
+    contour_resolution: int = 56,
+    max_codes: int = 2000,
+    title: str | None = None,
+) -> go.Figure:
+    """Contours of a `LAND` density over the measure heatmap, beside a Gaussian mixture's.
+
+    Contours bound the smallest regions that hold 50 %, 80 % and 95 % of the probability on the map; smallest in
+    Riemannian volume for LAND and in latent area for the mixture, which are what their densities are of.
+
+    Parameters
+    ----------
+    model : LAND
+        Fitted, on a 2-D latent space, with a metric.
+    mixture : GaussianMixture, optional
+        Of scikit-learn, fitted; drawn in a panel of its own.
+    codes : array of shape (n, 2), optional
+        Drawn as points; they also set the bounds.
+    bounds : (left, right, bottom, top), optional
+        In latent units; around the codes, or the means, if None.
+    resolution : int
+        Grid points of the heatmap along its shorter side.
+    contour_resolution : int
+        Grid points of the density along the shorter side: one geodesic for each and each component, where it is near.
+    max_codes : int
+        At most this many codes are drawn, evenly picked.
+    title : str, optional
+        First line of the title.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        Traces "LAND 50 %", … and "mixture 50 %", … hold the log-densities.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `model` is no LAND, or is not of two dimensions; if an array has another shape, or a count is out of range.
+
+    Examples
+    --------
+    >>> from latentgeo.geodesics import LatentGraph
+    >>> from latentgeo.metrics import Sphere
+    >>> codes = 0.2 * np.random.RandomState(0).standard_normal((30, 2))
+    >>> model = LAND(Sphere(2), graph=LatentGraph(Sphere(2), grid=0), random_state=0).fit(codes)
+    >>> figure = land(model, codes=codes, resolution=8, contour_resolution=6)
+    >>> [trace.name for trace in figure.data if trace.type == "contour"]
+    ['LAND 95 %', 'LAND 80 %', 'LAND 50 %']
+    """
+    if not isinstance(model, LAND):
+        raise TypeError(f"`model` must be a LAND, got {type(model).__name__}")
+    check_is_fitted(model)
+    if model.n_features_in_ != 2:
+        raise ValueError(f"`model` must be of 2 latent dimensions to be drawn as a map, got {model.n_features_in_}")
+    if mixture is not None and getattr(mixture, "n_features_in_", None) != 2:
+        raise ValueError("`mixture` must be a GaussianMixture fitted to codes of 2 dimensions")
+    for name, value in (("resolution", resolution), ("contour_resolution", contour_resolution)):
+        if value < 2:
+            raise ValueError(f"`{name}` must be at least 2, got {value}")
+    metric = model._metric
+    like = _like(metric, [], codes)
+    points = _codes(codes, like)
+    bounds = bounds or _square(points, [model.means_])
+    x, y = _grid(bounds, None, [], resolution)
+    decoder = getattr(metric, "decoder", None)
+    grid = _mesh(x, y).to(like.device)
+    what, formula, units = _describe(metric, "both", decoder)
+    level = overlays.saturation(decoder, grid)
+    base = _heatmap(x, y, _values(_in_double(metric), grid, "both"), level, formula, units)
+    if level is not None:
+        base += overlays.hatching(x, y, level)
+    if points is not None:
+        base.append(_dots(points.cpu().double().numpy(), max_codes))
+
+    cx, cy = _grid(bounds, None, [], contour_resolution)
+    mesh = _mesh(cx, cy)
+    near = mesh.reshape(-1, 2)
+    area = float((cx[1] - cx[0]) * (cy[1] - cy[0]))
+    with torch.no_grad():
+        volume = metric.log_volume(near.to(like)).double().cpu().numpy()
+    panels = {"LAND": (_log_density(model, near), volume, model.means_)}
+    if mixture is not None:
+        flat = np.asarray(mixture.score_samples(near.numpy()), dtype=np.float64)
+        panels["mixture"] = (flat, np.zeros_like(volume), np.asarray(mixture.means_))
+
+    titles = {"LAND": "Locally adaptive normal distributions", "mixture": "Gaussian mixture"}
+    figure = go.Figure(layout={"template": theme.template(), "showlegend": False, "margin": _MARGIN})
+    floor = _lay_out(figure, [titles[name] for name in panels], x, y, [[] for _ in panels])
+    for number, (name, (log_density, log_measure, means)) in enumerate(panels.items(), start=1):
+        suffix = "" if number == 1 else str(number)
+        on = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
+        for trace in base:
+            if trace.type == "scatter" and trace.x is not None and len(trace.x) == 1 and trace.x[0] is None:
+                continue  # entries of a legend that is not drawn
+            copied = type(trace)(trace).update(on)
+            if trace.name == "measure":
+                bar = {"x": 1.015, "y": (1 + floor) / 2, "len": 1 - floor}
+                copied.update(showscale=number == len(panels), colorbar=bar)
+            figure.add_trace(copied)
+        mass = np.exp(log_density + log_measure) * area
+        levels = _levels(log_density, mass)
+        for trace in _contours(cx, cy, log_density.reshape(mesh.shape[:2]), levels, name):
+            figure.add_trace(trace.update(on))
+        figure.add_trace(_means(means, name).update(on))
+        unit = "Riemannian volume" if name == "LAND" else "latent area"
+        figure.layout.annotations[number - 1].text = f"<b>{titles[name]}</b><br>density per unit of {unit}"
+    first = title or f"{what}, and where the probability is"
+    figure.update_layout(title={"text": first})
+    key = "contours: smallest regions with 50 % (solid), 80 % (dashed), 95 % (dotted) of probability; diamonds: means"
+    figure.add_annotation(
+        text=key + ("; dots: codes" if points is not None else ""), x=0.0, y=0.0, xref="paper", yref="paper",
+        xanchor="left", yanchor="top", yshift=-56, showarrow=False, font={"size": theme.SIZE - 4},
+    )  # fmt: skip
+    return figure
+
+
+_MARGIN = {"l": 76, "r": 110, "t": 116, "b": 72}
+
+
+def _mesh(x: NDArray[Any], y: NDArray[Any]) -> Tensor:
+    """Grid points (rows, columns, 2)."""
+    return torch.stack(torch.meshgrid(torch.as_tensor(x), torch.as_tensor(y), indexing="xy"), dim=-1)
+
+
+def _log_density(model: LAND, points: Tensor) -> NDArray[Any]:
+    """Riemannian log-densities; minus infinity, unsolved, where the graph says that all means are far away."""
+    near = np.ones(len(points), dtype=bool)
+    graph = getattr(model, "graph_", None)
+    if graph is not None:
+        to = model._tensor(model.means_)
+        with torch.no_grad():
+            away = graph.distances(to, model._tensor(points.numpy())).double().cpu().numpy()
+        near = (_SLACK * away < _FAR * model.scales_[:, -1:]).any(0)
+    out = np.full(len(points), -np.inf)
+    if near.any():
+        _, whole, _ = model._joint(points.numpy()[near])
+        out[near] = whole.numpy()
+    return out
+
+
+def _levels(log_density: NDArray[Any], mass: NDArray[Any]) -> list[float]:
+    """Log-densities above which the shares of the probability lie."""
+    order = np.argsort(-log_density, kind="stable")
+    reached = np.cumsum(mass[order])
+    total = reached[-1]
+    if not total > 0:
+        return [np.nan] * len(_SHARES)
+    return [float(log_density[order[np.searchsorted(reached, share * total)]]) for share in _SHARES]
+
+
+def _contours(
+    x: NDArray[Any], y: NDArray[Any], log_density: NDArray[Any], levels: list[float], name: str
+) -> list[go.Contour]:
+    finite = log_density[np.isfinite(log_density)]
+    low = float(finite.max()) - 40 if finite.size else 0.0
+    drawn = np.clip(np.where(np.isfinite(log_density), log_density, low), low, None)
+    return [
+        go.Contour(
+            x=x,
+            y=y,
+            z=drawn,
+            contours={"start": level, "end": level, "size": 1.0, "coloring": "none"},
+            line={"width": 2.5, "color": colour, "dash": dash, "smoothing": 0.6},
+            showscale=False,
+            name=f"{name} {share:.0%}".replace("%", " %"),
+            hovertemplate="z = (%{x:.3g}, %{y:.3g})<br>log-density %{z:.3f}<extra></extra>",
+        )
+        for level, share, dash, colour in zip(levels, _SHARES, _DASHES, _COLOURS, strict=True)
+        if np.isfinite(level)
+    ]
+
+
+def _means(means: NDArray[Any], name: str) -> go.Scatter:
+    marker = {"symbol": "diamond", "size": 13, "color": "#ffffff", "line": {"color": theme.INK, "width": 1.5}}
+    return go.Scatter(x=means[:, 0], y=means[:, 1], mode="markers", marker=marker, name=f"{name} means")
