@@ -166,7 +166,7 @@ def second_differences(f: Function, z: Tensor, W: Tensor, V: Tensor) -> Tensor:
 def together(f: Function, z: Tensor, covector: Callable[[Tensor], Tensor], J: Tensor) -> tuple[Tensor, Tensor]:
     """Jᵀw (B, d) and the Hessian of <w, f> (d, B, d), with w = covector(f(z)) held fixed; writes J into (d, B, D).
 
-    Jᵀw is linear in w, so one reverse pass through it along a tangent v gives both Jv and the Hessian times v: the whole
+    Jᵀw is linear in w, so one reverse pass through it along a tangent v gives Jv and the Hessian times v: the whole
     costs about as much as the Hessian alone.
     """
     with torch.enable_grad():
