@@ -1,7 +1,7 @@
-"""The command line: `latentgeo info`, `distances`, `heatmap` and `demo`.
+"""The command line: `latentgeo info`, `distances`, `heatmap`, `demo`, and the commands with a module in `_cli`.
 
 Takes and returns files (.npy, .npz, .csv, .parquet, .html); exit code 0 is success, 1 means that some curves failed
-(the results are still written, with their status), 2 means that the input was wrong.
+(the results are still written, with their status) or that a report has severe findings, 2 that the input was wrong.
 """
 
 from __future__ import annotations

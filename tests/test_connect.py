@@ -460,3 +460,12 @@ def test_polygon_length_by_tensor_and_by_embedding_agree():
     assert_close(
         curve_length(SPHERE_BY_TENSOR.metric, polygon), curve_length(SPHERE.metric, polygon), rtol=1e-6, atol=0
     )
+
+
+def test_ends_apart_by_rounding_are_zero_apart():
+    a = torch.tensor([[0.3, 1.0]], dtype=torch.float64)
+    b = torch.tensor([[0.1 + 0.2, 1.0]], dtype=torch.float64)
+    path = connect(PARABOLOID.metric, a, b)
+    assert path.length.tolist() == [0.0]
+    assert torch.equal(path.z[:, 0], a)
+    assert torch.equal(path.z[:, -1], b)

@@ -55,7 +55,7 @@ class CodeNodes:
         start = np.repeat(places[~own], ids.shape[1], 0)
         lengths = self.ruler(start, self.ruler.gap(start, self.nodes[ids[~own]].reshape(start.shape)))
         weights[~own] = np.where(np.isfinite(lengths), lengths, np.inf).reshape(-1, ids.shape[1])
-        return Anchors(points, places, ids.astype(np.int32), weights, own)
+        return Anchors(points, places, ids, weights, own)
 
     def index(self, others: Anchors) -> sp.csr_array:
         """Which points are attached to each node, (n_nodes, n), for `direct`; points that are nodes need none."""

@@ -249,7 +249,7 @@ class Lattice:
             rows = np.flatnonzero(~known)
             weights[rows] = outside(starts[rows], gaps[rows])
         ids = np.ravel_multi_index(tuple(np.moveaxis(np.mod(index, shape), -1, 0)), self.shape)
-        return ids.astype(np.int32), np.where(np.isfinite(weights), weights, np.inf).reshape(n, m)
+        return ids, np.where(np.isfinite(weights), weights, np.inf).reshape(n, m)
 
 
 def _shape(points: NDArray[Any], extent: NDArray[Any], per_axis: int, ruler: Ruler) -> NDArray[Any]:

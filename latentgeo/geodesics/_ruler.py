@@ -28,8 +28,8 @@ class Anchors:
         As they were given.
     places : ndarray of shape (n, d)
         In the nodes' own coordinates.
-    ids : ndarray of shape (n, m), int32
-        Nodes that each is attached to.
+    ids : ndarray of shape (n, m), intp
+        Nodes that each is attached to; column by column in memory, as `weights` are.
     weights : ndarray of shape (n, m)
         Lengths of the ways there, inf where there is none.
     own : ndarray of bool, shape (n,)
@@ -41,6 +41,10 @@ class Anchors:
     ids: NDArray[Any]
     weights: NDArray[Any]
     own: NDArray[Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", np.asfortranarray(self.ids, dtype=np.intp))
+        object.__setattr__(self, "weights", np.asfortranarray(self.weights))
 
     def __len__(self) -> int:
         return len(self.points)

@@ -87,9 +87,13 @@ def search(weights: sp.csr_array, some: Anchors) -> NDArray[Any]:
 def to(distances: NDArray[Any], others: Anchors) -> NDArray[Any]:
     """Distances (k, n) to points, from those to nodes (k, n_nodes)."""
     out = np.full((len(distances), len(others)), np.inf)
-    for ids, weights in zip(others.ids.T, others.weights.T, strict=True):
-        if np.isfinite(weights).any():
-            np.minimum(out, distances[:, ids] + weights, out=out)
+    total = np.empty(len(others))
+    ways = list(zip(np.ascontiguousarray(others.ids.T), np.ascontiguousarray(others.weights.T), strict=True))
+    for row, best in zip(distances, out, strict=True):  # one at a time stays within the processor's cache
+        for ids, weights in ways:
+            np.take(row, ids, out=total, mode="clip")
+            np.add(total, weights, out=total)
+            np.minimum(best, total, out=best)
     return out
 
 

@@ -170,7 +170,8 @@ def _solve(metric: Metric, solver: Solver, a: Tensor, b: Tensor, start: Tensor |
     B = a.shape[0]
     finite = a.isfinite().all(-1) & b.isfinite().all(-1)
     usable = finite if start is None else finite & start.isfinite().flatten(1).all(-1)
-    same = finite & (a == b).all(-1)
+    rounding = 2 * torch.finfo(a.dtype).eps * torch.maximum(a.abs(), b.abs())
+    same = finite & ((b - a).abs() <= rounding).all(-1)
     status = np.full(B, Status.BAD_ENDPOINT, dtype=object)
     status[(finite & ~usable).cpu().numpy()] = Status.NOT_FINITE
     status[same.cpu().numpy()] = Status.CONVERGED
@@ -185,7 +186,7 @@ def _solve(metric: Metric, solver: Solver, a: Tensor, b: Tensor, start: Tensor |
     )
     still = same.nonzero()[:, 0]
     if len(still):
-        out.pieces.append((still, Curve(a[still][:, None].expand(-1, 2, -1))))
+        out.pieces.append((still, Curve(torch.stack([a[still], b[still]], 1))))
     todo = (usable & ~same).nonzero()[:, 0]
     group = _group_size(metric, solver, a)
     for i in range(0, len(todo), group):

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..geodesics import LatentGraph
 from ._base import as_numpy, check_positive
 
 __all__ = ["checked"]
@@ -38,6 +39,8 @@ def checked(land: Any, X: NDArray[Any]) -> dict[str, Tensor]:
         raise ValueError(
             f"Expected n_samples >= n_components but got n_components = {land.n_components}, n_samples = {len(X)}"
         )
+    if land.graph is not None and not isinstance(land.graph, LatentGraph):
+        raise TypeError(f"`graph` must be a LatentGraph or None, got {type(land.graph).__name__}")
     K, d = land.n_components, X.shape[1]
     given = {}
     for name, shape in (("weights", (K,)), ("means", (K, d)), ("precisions", (K, d, d))):

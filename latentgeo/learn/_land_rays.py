@@ -118,7 +118,7 @@ class Normalizer:
     second : Tensor of shape (K, d, d)
         Mean of ξξᵀ under the model.
     slope : Tensor of shape (K, d)
-        Minus the gradient of log C by the mean.
+        Gradient of log C by the mean.
     lost : Tensor of shape (K,)
         Share of the normal distribution's mass where the exponential map could not be computed.
     """

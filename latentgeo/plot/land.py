@@ -136,7 +136,8 @@ def land(
                 bar = {"x": 1.015, "y": (1 + floor) / 2, "len": 1 - floor}
                 copied.update(showscale=number == len(panels), colorbar=bar)
             figure.add_trace(copied)
-        mass = np.exp(log_density + log_measure) * area
+        total = log_density + log_measure
+        mass = np.exp(np.where(np.isfinite(total), total, -np.inf)) * area  # no metric, no probability
         levels = _levels(log_density, mass)
         for trace in _contours(cx, cy, log_density.reshape(mesh.shape[:2]), levels, name):
             figure.add_trace(trace.update(on))

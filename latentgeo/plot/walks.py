@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#FFFFFF", "#FF9E4A", "#FF6FB5", "#7FE3FF", "#B8F58A", "#E0B3FF")  # light, on a dark casing
 GAP, INDENT = 44, 26  # pixels between panels, and before a strip
-MARGIN = {"l": 78, "r": 112, "t": 132, "b": 52}
+MARGIN = {"l": 78, "r": 112, "t": 146, "b": 52}
 
 
 def walks(

@@ -104,7 +104,7 @@ class Local:
         if self.phi is None or self.J is None:
             return self.metric.christoffel(self.z).double().diagonal(dim1=-3, dim2=-1).sum(-1)
         axes = self._axes().to(self.z)
-        return self.phi.hvp_stack(self.z, torch.einsum("kBD,aBk->aBD", self.J, axes), axes).double().sum(0)
+        return self.phi.hvp_stack(self.z, torch.einsum("kBD,mBk->mBD", self.J, axes), axes).double().sum(0)
 
     def _axes(self) -> Tensor:
         """The d vectors of an orthonormal frame at every code, (d, B, d), float64."""

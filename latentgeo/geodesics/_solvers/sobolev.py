@@ -28,7 +28,6 @@ _COARSEST = 9
 _FAIR_RATIO = 1.2  # images of large d are rough: coarse levels pay, and count only where true lengths fall
 _LOOSE = 1e-2  # residual to which levels are solved that are refined anyway
 _NEAR = 3e-3  # residual at which Newton-CG takes over
-_MANY = 64  # latent dimension beyond which metric tensors are dear, and fewer of them weigh the Laplacian
 _CHEAP, _DENSEST = 12, 64  # latent dimensions up to which blocks certify unasked, and asked
 _ESCAPES = 2  # times that a curve may leave a saddle, per level
 
@@ -181,8 +180,7 @@ class _MatrixFree(_Refinement):
 
     def _laplacian(self, nodes: Tensor, *, near: bool) -> Laplacian:
         """The preconditioner: local metrics once the curves are near the solution, their mean before."""
-        few = nodes.shape[-1] > _MANY
-        return Laplacian(self.metric, nodes, (4 if few else 8) if near else (2 if few else 3), mean=not near)
+        return Laplacian(self.metric, nodes, 8 if near else 3, mean=not near)
 
     def _error(self, index: Tensor, spans: Quadrature, descent: Descent) -> Tensor:
         before = self.length[index]
