@@ -10,11 +10,13 @@ import numpy as np
 import problems
 import pytest
 import torch
+from commands import refused, run
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from latentgeo import plot
 from latentgeo.geodesics import LatentGraph, differential_exp
 from latentgeo.learn import LAND
 from latentgeo.learn._land_em import _transport_map
@@ -481,6 +483,60 @@ def test_designs_have_exact_moments():
         w = Design.draw(d, 32, 16, np.random.RandomState(0)).directions
         torch.testing.assert_close(w.mT @ w / len(w), torch.eye(d, dtype=torch.float64) / d)
         torch.testing.assert_close(w.mean(0), torch.zeros(d, dtype=torch.float64))
+
+
+# --- pictures and the command line ------------------------------------------------------------------------------------
+
+
+def test_picture_holds_regions_of_the_stated_probability(on_the_ball):
+    land, X = on_the_ball
+    mixture = GaussianMixture(2, random_state=0).fit(X)
+    figure = plot.land(
+        land, mixture=mixture, codes=X, bounds=(-0.8, 0.8, -0.6, 0.6), resolution=8, contour_resolution=16
+    )
+    contours = {trace.name: trace for trace in figure.data if trace.type == "contour"}
+    assert set(contours) == {f"{name} {share} %" for name in ("LAND", "mixture") for share in (50, 80, 95)}
+    level = contours["LAND 50 %"].contours.start
+    assert level > contours["LAND 80 %"].contours.start > contours["LAND 95 %"].contours.start
+    share = (land.score_samples(land.sample(100)[0]) > level).mean()
+    assert share == pytest.approx(0.5, abs=0.25)
+
+
+def test_picture_refuses(on_the_ball):
+    land, X = on_the_ball
+    with pytest.raises(TypeError, match="`model` must be a LAND"):
+        plot.land(GaussianMixture().fit(X))
+    with pytest.raises(ValueError, match="2 latent dimensions"):
+        plot.land(LAND(None).fit(clusters(d=3)))
+    with pytest.raises(ValueError, match="`contour_resolution` must be at least 2"):
+        plot.land(land, contour_resolution=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--out", "land.csv"], "--out must end in .npz"),
+        (["--out", "land.npz", "--png"], "--png must go with --html"),
+        (["--out", "land.npz", "--html", "land.txt"], "--html must end in"),
+        (["--out", "land.npz", "--subset", "2", "--components", "3"], "at least 3 codes are needed"),
+    ],
+)
+def test_command_refuses(tmp_path, options, message):
+    options = [str(tmp_path / o) if o.startswith("land.") else o for o in options]
+    assert message in refused("fit-land", "checkpoints/digits-2d.safetensors", *options)
+
+
+@pytest.mark.slow
+def test_command_writes_what_it_fitted(tmp_path):
+    out = tmp_path / "land.npz"
+    options = ["--subset", "20", "--max-iter", "1", "--samples", "3", "--out", str(out)]
+    result = run("fit-land", "checkpoints/digits-2d.safetensors", *options, code=1)  # one step is not enough
+    assert "did not converge" in result.stderr
+    assert "20 codes, 1 components" in result.stdout
+    found = np.load(out)
+    assert found["log_density"].shape == (20,)
+    assert found["samples"].shape == (3, 2)
+    assert np.isfinite(found["log_density"]).all()
 
 
 # --- scikit-learn's own checks -------------------------------------------------------------------------------------

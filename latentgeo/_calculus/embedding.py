@@ -143,7 +143,11 @@ class Embedding:
         """Number of output coordinates D, for inputs like `z`."""
         if self._report is None and z.numel() == 0:
             z = _normal_codes(z.shape[-1]).to(z)
-        return self.probe(z).out_dim
+        report = self.probe(z)
+        if self.dim is not None:
+            return report.out_dim
+        with torch.no_grad():  # D may depend on d
+            return self._call(_normal_codes(z.shape[-1])[:1].to(z)).shape[-1]
 
     def _path(self, kind: str, table: Mapping[str, Callable[..., Tensor]], z: Tensor) -> Callable[..., Tensor]:
         """The chosen path for one kind of derivative; says so, once, if it is only approximate."""
@@ -255,19 +259,17 @@ class Embedding:
         """
         self._check(z)
         report, d = self.probe(z), z.shape[-1]
-        J = z.new_empty(*z.shape, report.out_dim)
         if hessian and report.together:
             flat = z.detach().reshape(-1, d)
 
             def w(y: Tensor) -> Tensor:
                 return covector(y.reshape(*z.shape[:-1], -1)).reshape(y.shape)
 
-            g, H = paths.together(self._derived, flat, w, J.flatten(0, 1).movedim(1, 0))
-            H = H.movedim(0, -1).reshape(*z.shape, d)
-            return g.reshape(z.shape), J, 0.5 * (H + H.mT)
+            g, J, H = paths.together(self._derived, flat, w)
+            return g.reshape(z.shape), J.reshape(*z.shape, -1), (0.5 * (H + H.mT)).reshape(*z.shape, d)
         with torch.no_grad():
             lowered = covector(self(z))
-            J.copy_(self.pushforward_basis(z).movedim(0, -2))
+            J = self.pushforward_basis(z).movedim(0, -2).contiguous()
             g = torch.einsum("...iD,...D->...i", J, lowered)
             H = self.hessian(z, lowered) if hessian else z.new_zeros(*z.shape, d)
         return g, J, H

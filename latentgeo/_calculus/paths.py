@@ -163,8 +163,8 @@ def second_differences(f: Function, z: Tensor, W: Tensor, V: Tensor) -> Tensor:
 # --- first and second derivatives together: (f, z, w(y)) -> Jᵀw, J, Hessian of <w, f> ------------------------------
 
 
-def together(f: Function, z: Tensor, covector: Callable[[Tensor], Tensor], J: Tensor) -> tuple[Tensor, Tensor]:
-    """Jᵀw (B, d) and the Hessian of <w, f> (d, B, d), with w = covector(f(z)) held fixed; writes J into (d, B, D).
+def together(f: Function, z: Tensor, covector: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Jᵀw (B, d), J (B, d, D) and the Hessian of <w, f> (B, d, d), with w = covector(f(z)) held fixed.
 
     Jᵀw is linear in w, so one reverse pass through it along a tangent v gives Jv and the Hessian times v: the whole
     costs about as much as the Hessian alone.
@@ -174,13 +174,15 @@ def together(f: Function, z: Tensor, covector: Callable[[Tensor], Tensor], J: Te
         y = f(x)
         w = covector(y.detach()).detach().requires_grad_()
         (g,) = torch.autograd.grad(y, x, w, create_graph=True)
-        d = z.shape[-1]
-        H = []
+        B, d = z.shape
+        J, H = y.new_zeros(B, d, y.shape[-1]), z.new_zeros(B, d, d)
         for i in range(d):
             h, j = torch.autograd.grad(g[:, i].sum(), (x, w), retain_graph=i + 1 < d, allow_unused=True)
-            J[i] = 0.0 if j is None else j
-            H.append(torch.zeros_like(x) if h is None else h)
-    return g.detach(), torch.stack(H)
+            if j is not None:
+                J[:, i] = j
+            if h is not None:
+                H[:, i] = h
+    return g.detach(), J, H
 
 
 # --- second directional derivatives: (f, z, u, v) -> (B, D) ---------------------------------------------------------

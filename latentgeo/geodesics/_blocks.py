@@ -32,6 +32,7 @@ __all__ = ["Block", "Problem", "Result", "compute", "one_thread", "packed", "unp
 
 _ROWS = 64  # searches of a block, at most
 _ENTRIES = 2**22  # distances of a block, about
+_CHUNK = 256  # rows and columns of a chunk of a zarr file, about
 _TILE = 16  # rows and columns of a block of refined distances
 _START_POINTS = 257  # of the polygon that a refined curve starts from
 
@@ -86,8 +87,8 @@ class Problem:
 
     @property
     def chunk(self) -> int:
-        """Rows and columns of a chunk on disk: whole blocks."""
-        return 64 if self.refine else self.step
+        """Rows and columns of a chunk on disk: whole blocks, and not too small."""
+        return self.step * max(1, _CHUNK // self.step)
 
     def blocks(self) -> list[Block]:
         """All blocks; of a symmetric problem those on and right of the diagonal."""

@@ -1,16 +1,10 @@
-"""Where a distance matrix goes: memory, a `.npy` file, a zarr array; and the record of which blocks are in it.
-
-The record is a text file beside the matrix, one line per finished block, written after the block itself. At
-whatever moment a process is killed, each block is either recorded and complete, or not recorded and computed anew.
-"""
+"""Where a distance matrix goes: memory, a `.npy` file, a zarr array."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Record", "Target", "open_or_create", "open_target", "reopen"]
+__all__ = ["Target", "open_or_create", "open_target", "reopen"]
 
-_FORMAT = 1
 _FILL_BYTES = 2**24
 
 
@@ -30,9 +23,13 @@ class Target:
     def __init__(self, array: Any) -> None:
         self.array = array
 
-    def write(self, rows: Any, cols: Any, values: NDArray[Any]) -> None:
+    def write(self, rows: slice, cols: slice, values: NDArray[Any]) -> None:
         """Put values at a slice of rows and a slice of columns."""
         self.array[rows, cols] = values
+
+    def read(self, rows: slice, cols: slice) -> NDArray[Any]:
+        """Values at a slice of rows and a slice of columns."""
+        return np.asarray(self.array[rows, cols])
 
     def flush(self) -> None:
         """Hand what was written to the disk, where there is one."""
@@ -136,104 +133,3 @@ def _zarr() -> Any:
     except ImportError:
         raise ImportError("a .zarr `out` needs zarr: pip install 'latentgeo[distributed]'") from None
     return zarr
-
-
-class Record:
-    """Which blocks of a matrix are finished, and what became of their pairs; one line of JSON each."""
-
-    def __init__(self, matrix: Path, problem: Mapping[str, Any]) -> None:
-        self.matrix = matrix
-        self.path = matrix.with_name(matrix.name + ".progress")
-        self.problem = json.loads(json.dumps(problem))
-        self.done: dict[int, dict[str, Any]] = {}
-        self._file: Any = None
-
-    def open(self) -> None:
-        """Take the record for this process alone, and read which blocks are finished.
-
-        Raises
-        ------
-        ValueError
-            If the record is another problem's, or damaged.
-        FileExistsError
-            If the matrix exists without a record.
-        RuntimeError
-            If another process works on it.
-        """
-        known = self.path.exists()
-        if self.matrix.exists() and not known:
-            raise FileExistsError(
-                f"{self.matrix} exists, and no record of its blocks beside it; delete it or give another `out`"
-            )
-        self._file = self.path.open("a+b")
-        _lock(self._file, self.matrix)
-        try:
-            lines = self._lines()
-            if not self.matrix.exists():
-                self.begin()
-            elif lines:
-                self._compare(lines[0])
-                self.done = {line["block"]: line for line in lines[1:]}
-            else:
-                raise ValueError(f"{self.path} is damaged: it is empty; delete it and the matrix to begin anew")
-        except BaseException:
-            self.close()
-            raise
-
-    def begin(self) -> None:
-        """No block is finished."""
-        self.done.clear()
-        self._file.truncate(0)
-        self._write({"format": _FORMAT, "problem": self.problem})
-
-    def _lines(self) -> list[dict[str, Any]]:
-        """Complete lines; the last may have been cut short by a kill, and is then cut off."""
-        self._file.seek(0)
-        text = self._file.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        if len(whole) < len(text):
-            self._file.truncate(len(whole))
-        try:
-            return [json.loads(line) for line in whole.splitlines()]
-        except ValueError as reason:
-            raise ValueError(f"{self.path} is damaged: {reason}; delete it and the matrix to begin anew") from None
-
-    def _compare(self, header: Mapping[str, Any]) -> None:
-        found = header.get("problem", {})
-        names = sorted({*self.problem, *found} - {"blocks"})
-        other = [name for name in names if self.problem.get(name) != found.get(name)]
-        if header.get("format") != _FORMAT or other:
-            what = ", ".join(other) or "its format"
-            raise ValueError(
-                f"`out` holds the distances of another problem (different: {what}); give another `out`, or delete the "
-                f"file and {self.path.name} to begin anew"
-            )
-
-    def add(self, block: int, **facts: Any) -> None:
-        """Note a block as finished."""
-        self.done[block] = {"block": block, **facts}
-        self._write(self.done[block])
-
-    def _write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Let other processes have it."""
-        if self._file is not None:
-            self._file.close()
-
-
-def _lock(file: Any, matrix: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # not on this system
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise RuntimeError(f"another process is writing {matrix}; wait for it, or give another `out`") from None
-    except OSError:  # a file system without locks
-        return

@@ -10,6 +10,7 @@ import math
 import os
 import time
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
@@ -27,6 +28,7 @@ from ..metrics import Metric
 from . import _store
 from ._blocks import Block, Problem, Result, compute, one_thread, packed, unpacked
 from ._fingerprint import digest
+from ._record import Record
 from ._solvers.newton import Newton
 from .geodesic import Status
 from .graph import LatentGraph
@@ -182,21 +184,26 @@ def pairwise_distances(
     outline = Problem(graph, Y if flip else X, X if flip else Y, refine, solver, number)  # type: ignore[arg-type]
     blocks = outline.blocks()
     target, path = _store.open_target(out, shape, number)
-    record = None if path is None else _store.Record(path, _described(metric, X, Y, graph, refine, solver, outline))
+    record = None if path is None else Record(path, _described(metric, X, Y, graph, refine, solver, outline))
     with nullcontext() if record is None else closing(record), one_thread():
         if record is not None and path is not None:
             record.open()
             target = _store.open_or_create(path, shape, number, outline.chunk)
+            for k in record.unsure:
+                if _checksums(target, blocks[k], flip, Y is None) != record.done[k]["sums"]:
+                    record.forget(k)
         done: dict[int, dict[str, Any]] = {} if record is None else record.done
         resumed = len(done)
         todo = [block for block in blocks if block.number not in done]
         if todo and min(shape) > 0:
             fitted = graph is not None and hasattr(graph, "weights_")
-            keep = None if path is None or fitted else path.with_name(path.name + ".graph.npz")
+            keep = None if record is None or fitted else record.graph
             problem = dataclasses.replace(outline, graph=_graph(metric, X, Y, graph, keep, progress)).prepared()
             _fill(problem, todo, target, record, done, flip, n_jobs, _bar(blocks, todo, progress))
-            if keep is not None:
-                keep.unlink(missing_ok=True)
+            if record is not None:
+                target.flush()
+                record.sync()
+                record.graph.unlink(missing_ok=True)
     report = _report(outline, blocks, done, resumed, flip)
     distances = _result(out, path, target, X, shape, number)
     return _returned(distances, report, throw, return_report)
@@ -294,7 +301,7 @@ def _fill(
     problem: Problem,
     todo: list[Block],
     target: _store.Target,
-    record: _store.Record | None,
+    record: Record | None,
     done: dict[int, dict[str, Any]],
     flip: bool,
     n_jobs: int | None,
@@ -311,13 +318,23 @@ def _fill(
                 target.write(rows, cols, result.values)
             if symmetric:
                 target.write(cols, rows, result.values.T)
-            target.flush()
             facts = {"failed": result.failed, "infinite": result.infinite, "seconds": round(result.seconds, 3)}
             if record is None:
                 done[result.block.number] = facts
             else:
-                record.add(result.block.number, **facts)
+                sums = _checksums(target, result.block, flip, symmetric)
+                record.add(result.block.number, **facts, sums=sums)
+                if record.due:
+                    target.flush()
+                    record.sync()
             bar.update(_size(result.block))
+
+
+def _checksums(target: _store.Target, block: Block, flip: bool, symmetric: bool) -> list[int]:
+    """Of a block as it stands in the matrix, and of its mirror image."""
+    places = [(block.cols, block.rows) if flip else (block.rows, block.cols)]
+    places += [(block.cols, block.rows)] if symmetric else []
+    return [zlib.crc32(np.ascontiguousarray(target.read(*place)).data) for place in places]
 
 
 def _results(problem: Problem, todo: list[Block], n_jobs: int | None) -> Iterator[Result]:

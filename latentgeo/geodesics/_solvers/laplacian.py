@@ -18,7 +18,7 @@ __all__ = ["Laplacian", "dot"]
 
 _FLOOR = 1e-6  # least eigenvalue of a metric tensor, relative to the mean one along the curve
 _DENSEST = 64  # latent dimension up to which directions are weighed; beyond, only sizes: tensors cost too much
-_PROBES = 16
+_PROBES = 4
 
 
 def dot(u: Tensor, v: Tensor) -> Tensor:
