@@ -17,7 +17,15 @@ from latentgeo.geodesics._solvers.energy import ChordEnergy, energy_of
 from latentgeo.geodesics._solvers.laplacian import Laplacian
 from latentgeo.geodesics._solvers.products import ChordProducts, products_of
 from latentgeo.geodesics.connect import default_solver
-from latentgeo.metrics import Euclidean, PoincareBall, PullbackMetric, Sphere, TensorMetric, conjugate_gradients
+from latentgeo.metrics import (
+    Euclidean,
+    PoincareBall,
+    PullbackMetric,
+    Sphere,
+    TensorMetric,
+    conjugate_gradients,
+    matrix_free,
+)
 
 SPHERE20, BALL16 = sphere(20), ball(16)
 
@@ -378,7 +386,7 @@ def test_solve_where_the_metric_is_singular_or_not_finite():
     down = rotation(20, 5)
     metric = PullbackMetric(lambda z: (z @ down).sin(), dim=20)
     z, w = normal(3, 20), normal(3, 20, seed=1)
-    with pytest.raises(RankError, match="rank 5 of 20"):
+    with pytest.raises(RankError, match="rank-deficient at 3 of 3"):
         metric.solve(z, w)
     assert bool(metric.solve(z, w, throw=False).isnan().all())
     mixed = TensorMetric(lambda z: torch.eye(3, dtype=z.dtype) * z[..., :1, None], dim=3)
@@ -414,10 +422,30 @@ def test_random_tangents_have_the_inverse_metric_as_covariance(metric):
 def test_random_tangents_of_a_singular_metric_stay_in_the_directions_that_count():
     down = rotation(20, 5)
     metric = PullbackMetric(lambda z: (z @ down).sin(), dim=20)
-    v = metric.random_tangent(0.3 * normal(50, 20), random_state=0)
+    v = matrix_free.random_tangent(metric, 0.3 * normal(50, 20), 0, throw=True, iterate=True)
     assert_close(v @ down @ down.T, v)
-    with pytest.raises(RankError):
-        PullbackMetric(lambda z: z[:, :1].sin(), dim=3).random_tangent(normal(3))
+    for low in (metric, PullbackMetric(lambda z: z[:, :1].sin(), dim=3)):
+        with pytest.raises(RankError, match="condition number"):
+            low.random_tangent(normal(low.dim))
+
+
+def test_small_stretches_survive_single_precision():
+    """G has a condition number of 1e10, which float32 cannot hold; J has 1e5, which it can."""
+    scales = torch.logspace(0, -5, 20, dtype=torch.float64)
+    turn, back = rotation(30, 20), rotation(20, 20, seed=1)
+    metric = PullbackMetric(lambda z: (z.to(torch.float64) @ back * scales @ turn.T).to(z.dtype), dim=20)
+    z, w = torch.zeros(3, 20), torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
+    assert_close(metric.log_volume(z).double(), scales.log().sum().expand(3), rtol=1e-3, atol=0)
+    want = (w.double() @ back / scales**2) @ back.T
+    assert_close(metric.solve(z, w).double(), want, rtol=0.05, atol=0.05 * float(want.abs().max()))
+
+
+def test_iterating_gives_the_same_draws_in_law():
+    metric = curved(20)
+    z = 0.3 * normal(20)
+    v = matrix_free.random_tangent(metric, z.expand(4000, -1), 0, throw=True, iterate=True)
+    white = (v @ torch.linalg.cholesky(metric.tensor(z))).T.cov()
+    assert_close(white, torch.eye(20, dtype=z.dtype), rtol=0, atol=6 * (2 / 4000) ** 0.5)
 
 
 def test_log_volume_in_blocks_of_tangents():

@@ -397,6 +397,28 @@ def test_shooting_finds_exact_distances(problem, rtol):
     assert torch.equal(path.z[:, -1], b)
 
 
+def test_shooting_there_and_back_and_alone():
+    a, b, _ = BALL.pairs(12)
+    there, back = (connect(BALL.metric, *ends, solver=Shooting()) for ends in ((a, b), (b, a)))
+    assert_close(there.length, back.length, rtol=1e-7, atol=0)
+    assert_close(there.z, back.z.flip(-2), rtol=0, atol=1e-5)
+    for k in range(2):
+        assert_close(connect(BALL.metric, a[k], b[k], solver=Shooting()).length, there.length[k], rtol=1e-12, atol=0)
+    t = torch.linspace(0, 1, 41, dtype=torch.float64)
+    speed = BALL.metric.norm(there(t), there.velocity(t))
+    assert_close(speed, there.length[:, None].expand_as(speed), rtol=1e-3, atol=0)
+
+
+def test_shooting_in_single_precision_asks_for_no_more_than_there_is():
+    a, b, exact = BALL.pairs(12)
+    path = connect(BALL.metric, a.float(), b.float(), solver=Shooting())
+    assert_close(path.length.double(), exact, rtol=2e-3, atol=0)
+    strict = Shooting(residual_tol=1e-12, max_steps=30)
+    floor = connect(BALL.metric, a.float(), b.float(), solver=strict, throw=False)
+    assert set(floor.status) <= {Status.PRECISION, Status.MAX_STEPS}
+    assert bool(floor.length.isnan().all())
+
+
 def test_shooting_goes_along_the_starting_curve_where_a_straight_shot_fails():
     """Newton's method on the velocity alone fails for a third of these."""
     a, b = PARABOLOID.points(12, 0), PARABOLOID.points(12, 1)

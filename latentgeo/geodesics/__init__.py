@@ -16,11 +16,11 @@ from ._solvers.spline import Spline
 from .connect import connect, curve_length, distance
 from .geodesic import Geodesic, GeodesicError, Status
 from .graph import LatentGraph
+from .initial_value import shoot
 from .jacobi import ExpDifferential, differential_exp, jacobi_field
 from .maps import exp, log
 from .pairwise import PairwiseError, PairwiseReport, pairwise_distances
-from .shoot import shoot
-from .transport import transport
+from .parallel import transport
 
 __all__ = [
     "Collocation",

@@ -20,7 +20,7 @@ from ..metrics import Metric
 from ._ode import acceleration, lengths
 from .curve import Curve, row_budget
 from .geodesic import Geodesic, Status
-from .shoot import InitialValueSolver, Shots, checked_solver, code_and_vector
+from .initial_value import InitialValueSolver, Shots, checked_solver, code_and_vector
 
 __all__ = ["ExpDifferential", "differential_exp", "jacobi_field", "propagate", "turning", "vectors_along"]
 

@@ -14,8 +14,8 @@ from ._solvers.shooting import aim
 from .connect import connect
 from .geodesic import Geodesic, Status
 from .graph import LatentGraph
+from .initial_value import InitialValueSolver, Shots, checked_solver, code_and_vector
 from .jacobi import derivatives
-from .shoot import InitialValueSolver, Shots, checked_solver, code_and_vector
 
 __all__ = ["exp", "log"]
 

@@ -277,12 +277,25 @@ def _segments(
         h = (1 + 2 * s) * (1 - s) ** 2 * a + s * (1 - s) ** 2 * p + s**2 * (3 - 2 * s) * b + s**2 * (s - 1) * q
         return h.to(start.dtype)
 
+    # the followed curve's own length, by its nodes' speeds: a solver's drift must not pass for a short cut
+    times = torch.linspace(0.0, 1.0, curve.n, dtype=torch.float64, device=start.device)
+    speed = metric.norm(curve(times).to(start.dtype), curve.velocity(times).to(start.dtype)).double()
+    arc = torch.cat([torch.zeros_like(speed[:, :1]), (0.5 * (speed[:, 1:] + speed[:, :-1])).cumsum(-1)], -1)
+    arc = arc / (curve.n - 1)
+
+    def lengths(radius: Tensor, rows: Tensor) -> Tensor:
+        """Lengths of rays up to radii (rows, m); the nominal ones where the curve is longer than it should be."""
+        at = ((radius / end[rows, None]).clamp(0.0, 1.0) * (curve.n - 1)).clamp_max(curve.n - 1 - 1e-9)
+        i = at.floor().long()
+        measured = arc[rows].gather(1, i) + (at - i) * (arc[rows].gather(1, i + 1) - arc[rows].gather(1, i))
+        return torch.minimum(measured, radius * size[rows, None])
+
     everyone = torch.arange(len(start), device=start.device)
     if graph is not None:  # its distances are bounds from above, and cheap
         m = 16
         radius = cut[:, None] * torch.arange(1, m + 1, device=cut.device) / m
         bound = _graph_lengths(graph, start, points(radius, everyone))
-        out = bound < (1 - tol) * radius * size[:, None]
+        out = bound < (1 - tol) * lengths(radius, everyone)
         first = torch.where(out.any(-1), out.double().argmax(-1) + 1, m)
         cut = cut * first / m
 
@@ -290,7 +303,7 @@ def _segments(
         goal = points(radius[:, None], rows)[:, 0]
         init = graph if metric.period is None else None
         found = connect(metric, start[rows], goal, solver=solver, init=init, throw=False).length.double()
-        return ~(found < (1 - tol) * radius * size[rows])
+        return ~(found < (1 - tol) * lengths(radius[:, None], rows)[:, 0])
 
     rows = everyone
     good = inside(cut, rows)

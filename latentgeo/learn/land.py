@@ -121,7 +121,8 @@ class LAND(Geometric, DensityMixin, BaseEstimator):
     --------
     >>> from latentgeo.metrics import Sphere
     >>> codes = 0.2 * np.random.RandomState(0).standard_normal((50, 2))
-    >>> land = LAND(Sphere(2), graph=LatentGraph(Sphere(2), grid=0), random_state=0).fit(codes)
+    >>> metric = Sphere(2)
+    >>> land = LAND(metric, graph=LatentGraph(metric, grid=0), random_state=0).fit(codes)
     >>> land.scales_.round(2)  # lengths are twice the latent ones at 0
     array([[0.34, 0.45]])
     """

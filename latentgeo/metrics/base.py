@@ -132,8 +132,9 @@ class Metric(abc.ABC):
     def solve(self, z: Tensor, w: Tensor, *, throw: bool = True) -> Tensor:
         """Tangent vector G(z)⁻¹w of covectors (the index raised), shape (*batch, d); batch shapes broadcast.
 
-        By Cholesky; for a pullback metric of d ≥ 16 by conjugate gradients first, which never form G where they
-        converge (`latentgeo.metrics.conjugate_gradients` tells more). Not differentiable.
+        By Cholesky, or the QR factorisation of J, which squares the condition number that can be solved for; for a flat
+        embedding of d ≥ 512 by conjugate gradients first, which form neither (`latentgeo.metrics.conjugate_gradients`
+        does so at any d, and tells more). Not differentiable.
 
         Parameters
         ----------
@@ -165,9 +166,9 @@ class Metric(abc.ABC):
     ) -> Tensor:
         """Tangent vectors drawn from N(0, G(z)⁻¹), shape (*batch, d): steps that are equally long in all directions.
 
-        For a flat embedding of d ≥ 16 without forming G where conjugate gradients converge: G⁻¹Jᵀw with w ~ N(0, I)
-        has exactly this covariance. That a G is singular can go unnoticed there: the covariance is then that of its
-        pseudo-inverse, and no step is made in directions that change nothing.
+        By the factors of `solve`; for a flat embedding of d ≥ 512 without forming any where conjugate gradients
+        converge: G⁻¹Jᵀw with w ~ N(0, I) has exactly this covariance. That a G is singular can go unnoticed there: the
+        covariance is then that of its pseudo-inverse, and no step is made in directions that change nothing.
 
         Parameters
         ----------

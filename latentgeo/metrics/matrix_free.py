@@ -7,13 +7,13 @@ G = JᵀJ acts by one directional derivative and one reverse pass. Conjugate gra
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .._calculus import DEFAULT_MAX_BYTES, Embedding, RankError, check_like
-from .._calculus.linalg import cholesky
+from .._calculus import DEFAULT_MAX_BYTES, Embedding, RankError, RankWarning, check_like
 
 if TYPE_CHECKING:
     from .base import Metric
@@ -171,78 +171,137 @@ def conjugate_gradients(
 
 
 def solve(metric: Metric, z: Tensor, w: Tensor, *, iterate: bool, throw: bool) -> Tensor:
-    """G⁻¹w, by conjugate gradients where told to, and by Cholesky where they do not converge or are not worth it."""
+    """G⁻¹w: by conjugate gradients where told to, and by a triangular factor of G where they do not converge."""
     metric.check(z)
     check_like(w, z, "w")
     z, w = (t.detach() for t in torch.broadcast_tensors(z, w))
     d = z.shape[-1]
-    codes, covectors = z.reshape(-1, d), w.reshape(-1, d)
+    codes, covectors = z.reshape(-1, d).contiguous(), w.reshape(-1, d)
     x = torch.full_like(codes, torch.nan)
     rest = torch.ones(len(codes), dtype=torch.bool, device=z.device)
     if iterate and len(codes):
-        found = conjugate_gradients(metric, codes, covectors, max_steps=20 + d // 4)  # beyond, G itself is cheaper
+        found = conjugate_gradients(metric, codes, covectors, max_steps=20 + d // 8)  # beyond, G itself is cheaper
         x[found.converged] = found.x[found.converged]
         rest = ~found.converged
-    for rows in rest.nonzero()[:, 0].split(max(1, DEFAULT_MAX_BYTES // (32 * d * d))):
-        x[rows] = _dense(metric, codes[rows], covectors[rows, None], "solve", throw=throw)[:, 0]
+    for rows in rest.nonzero()[:, 0].split(_rows_at_once(metric, z)):
+        R = triangle(metric, codes[rows], "solve", throw=throw)
+        lower = torch.linalg.solve_triangular(R.mT, covectors[rows].double()[..., None], upper=False)
+        x[rows] = torch.linalg.solve_triangular(R, lower, upper=True)[..., 0].to(z.dtype)
     return x.reshape(z.shape)
-
-
-def _dense(metric: Metric, z: Tensor, W: Tensor, what: str, *, throw: bool, half: bool = False) -> Tensor:
-    """G⁻¹ of stacked covectors W (B, m, d), or the inverse of G's transposed Cholesky factor; NaN where it fails."""
-    G = metric.tensor(z)
-    try:
-        factor = cholesky(G, what)
-    except RankError:
-        if throw:
-            raise
-        if len(z) == 1:
-            return torch.full_like(W, torch.nan)
-        parts = [_dense(metric, z[k : k + 1], W[k : k + 1], what, throw=False, half=half) for k in range(len(z))]
-        return torch.cat(parts)
-    rhs = W.double().mT
-    x = torch.linalg.solve_triangular(factor.mT, rhs, upper=True) if half else torch.cholesky_solve(rhs, factor)
-    return x.mT.to(W.dtype)
 
 
 def random_tangent(
     metric: Metric, z: Tensor, random_state: int | torch.Generator | None, *, throw: bool, iterate: bool
 ) -> Tensor:
-    """Tangent vectors from N(0, G⁻¹): with w ~ N(0, A), G⁻¹Jᵀw has covariance G⁻¹JᵀAJG⁻¹ = G⁻¹."""
+    """Tangent vectors from N(0, G⁻¹): R⁻¹w with G = RᵀR and w ~ N(0, I), or G⁻¹Jᵀw, whose covariance is G⁻¹JᵀJG⁻¹."""
     metric.check(z)
     z = z.detach()
     generator = generator_of(random_state, z.device)
     phi = metric.embedding
-    if phi is None or metric.ambient is not None or not iterate:
-        d = z.shape[-1]
-        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=generator.device).to(z.device)
-        codes, noise = z.reshape(-1, d), noise.reshape(-1, 1, d)
-        size = max(1, DEFAULT_MAX_BYTES // (32 * d * d))
-        parts = [
-            _dense(metric, codes[i : i + size], noise[i : i + size], "random_tangent", throw=throw, half=True)[:, 0]
-            for i in range(0, len(codes), size)
-        ]
-        return torch.cat(parts).reshape(z.shape) if parts else z.clone()
-    D = phi.out_dim(z)
-    rows = max(1, phi.max_bytes // (16 * D))
-    codes = z.reshape(-1, z.shape[-1])
-    parts = []
-    for i in range(0, len(codes), rows):
-        part = codes[i : i + rows]
-        noise = torch.randn(len(part), D, generator=generator, dtype=z.dtype, device=generator.device).to(z.device)
-        parts.append(solve(metric, part, phi.vjp(part, noise), iterate=True, throw=throw))
-    return torch.cat(parts).reshape(z.shape) if parts else z.clone()
+    codes = z.reshape(-1, z.shape[-1]).contiguous()  # forward mode wants it
+    out = [codes[:0]]
+    for part in codes.split(_rows_at_once(metric, z)):
+        width = part.shape[-1] if phi is None or not iterate else phi.out_dim(part)
+        w = torch.randn(len(part), width, generator=generator, dtype=z.dtype, device=generator.device).to(z.device)
+        if phi is not None and iterate:
+            out.append(solve(metric, part, phi.vjp(part, w), iterate=True, throw=throw))
+        else:
+            R = triangle(metric, part, "random_tangent", throw=throw)
+            out.append(torch.linalg.solve_triangular(R, w.double()[..., None], upper=True)[..., 0].to(z.dtype))
+    return torch.cat(out).reshape(z.shape)
+
+
+def log_volume(metric: Metric, z: Tensor) -> Tensor:
+    """½ log det G by the QR factorisation of J, in which small stretches survive that G = JᵀJ loses to rounding."""
+    metric.check(z)
+    codes = z.detach().reshape(-1, z.shape[-1]).contiguous()
+    parts = [codes[:0, 0].double()]
+    for part in codes.split(_rows_at_once(metric, z)):
+        R, deficient = _triangle(metric, part)
+        size = R.diagonal(dim1=-2, dim2=-1).abs()
+        value = torch.where(deficient[:, None], 1.0, size).log().sum(-1)
+        lost = torch.where(R.isfinite().flatten(1).all(-1), -torch.inf, torch.nan)
+        parts.append(torch.where(deficient, lost, value))
+    value = torch.cat(parts)
+    if bool((value == -torch.inf).any()):
+        text = f"it is rank-deficient at {int((value == -torch.inf).sum())} of {len(value)} codes"
+        warnings.warn(f"the measure element is zero: {text}", RankWarning, stacklevel=3)
+    return value.to(z.dtype).reshape(z.shape[:-1])
+
+
+def triangle(metric: Metric, z: Tensor, what: str, *, throw: bool) -> Tensor:
+    """Upper triangles R with G = RᵀR at rows z (B, d), float64; NaN, or `RankError`, where G is rank-deficient."""
+    R, deficient = _triangle(metric, z)
+    if throw and bool(deficient.any()):
+        raise RankError(f"{what} needs an invertible metric tensor: {_describe(R, deficient)}")
+    return torch.where(deficient[:, None, None], torch.nan, R)
+
+
+def _triangle(metric: Metric, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Triangles and which of them are singular to the precision that J, or else G, was computed in."""
+    d, eps = z.shape[-1], torch.finfo(z.dtype).eps
+    phi = metric.embedding
+    if phi is None or metric.ambient is not None or phi.out_dim(z) < d:
+        G = metric.tensor(z).double()
+        R = torch.linalg.cholesky_ex(G.nan_to_num(0.0)).L.mT
+        least = 4 * d * eps
+        size = G.diagonal(dim1=-2, dim2=-1)
+        pivots = R.diagonal(dim1=-2, dim2=-1).square()
+        finite = G.isfinite().flatten(1).all(-1)
+    else:
+        J = jacobian(phi, z).double()
+        finite = J.isfinite().flatten(1).all(-1)
+        R = torch.linalg.qr(J.nan_to_num(0.0), mode="r").R
+        least = (4 * d * eps) ** 2
+        size, pivots = J.square().sum(-2), R.diagonal(dim1=-2, dim2=-1).square()
+    good = (pivots > least * size).all(-1) & (size > 0).all(-1) & finite
+    return torch.where(finite[:, None, None], R, torch.nan), ~good
+
+
+def _describe(R: Tensor, deficient: Tensor) -> str:
+    bad = R[deficient]
+    finite = bad.isfinite().flatten(1).all(-1)
+    if not bool(finite.all()):
+        return f"it is not finite at {int((~finite).sum())} of {deficient.numel()} codes"
+    spectrum = torch.linalg.svdvals(bad)
+    worst = int((spectrum[:, -1] / spectrum[:, 0].clamp_min(1e-300)).argmin())
+    low, top = float(spectrum[worst, -1]), float(spectrum[worst, 0])
+    condition = (top / low) ** 2 if low > 0 else float("inf")
+    return (
+        f"it is rank-deficient at {len(bad)} of {deficient.numel()} codes (d = {R.shape[-1]}, condition number "
+        f"{condition:.1e}); float64 resolves more"
+    )
+
+
+def _rows_at_once(metric: Metric, z: Tensor) -> int:
+    d, phi = z.shape[-1], metric.embedding
+    width = d if phi is None or z.numel() == 0 else max(d, phi.out_dim(z))
+    budget = DEFAULT_MAX_BYTES if phi is None else phi.max_bytes
+    return max(1, budget // (32 * d * width))
+
+
+def jacobian(phi: Embedding, z: Tensor) -> Tensor:
+    """J (B, D, d) at rows z, in blocks of tangents where all at once would not keep to the memory budget."""
+    d, room = z.shape[-1], _room(phi, z)
+    if room >= d:
+        return phi.jacobian(z)
+    eye = torch.eye(d, dtype=z.dtype, device=z.device)
+    rows = [torch.cat([phi._push(row[None], part[:, None])[:, 0] for part in eye.split(room)]) for row in z]
+    return torch.stack(rows).mT
+
+
+def _room(phi: Embedding, z: Tensor) -> int:
+    """Tangents at one code that keep to the memory budget together."""
+    return max(1, phi.max_bytes // max(1, 2 * phi.probe(z).row_bytes) - 1) if len(z) else z.shape[-1]
 
 
 def gram(phi: Embedding, z: Tensor) -> Tensor:
     """JᵀJ at rows z (B, d), in blocks of tangents where all at once would not keep to the memory budget."""
-    d = z.shape[-1]
-    report = phi.probe(z) if len(z) else None
-    room = d if report is None else phi.max_bytes // max(1, 2 * report.row_bytes) - 1
-    if room >= d or len(z) == 0:
+    room = _room(phi, z)
+    if room >= z.shape[-1]:
         J = phi.pushforward_basis(z).movedim(0, 1)
         return J @ J.mT
-    return torch.stack([_gram(phi, row, max(1, room)) for row in z])
+    return torch.stack([_gram(phi, row, room) for row in z])
 
 
 def _gram(phi: Embedding, z: Tensor, block: int) -> Tensor:

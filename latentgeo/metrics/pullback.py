@@ -16,11 +16,11 @@ from .._calculus import Embedding, check_like
 from .._calculus.embedding import mark_constant
 from .._calculus.linalg import cholesky, solve
 from .base import Metric, check_period
-from .matrix_free import gram
+from .matrix_free import gram, log_volume
 
 __all__ = ["ExpectedMetric", "FisherRaoMetric", "PullbackMetric"]
 
-_LARGE = 16  # latent dimension from which a few products may cost less than the tensor
+_LARGE, _HUGE = 16, 512  # from where J is factored rather than G, and from where neither is formed if it can be helped
 
 
 class _Ambient:
@@ -171,7 +171,20 @@ class PullbackMetric(Metric):
         return mark_constant(result, "product", z, v)
 
     def _iterates(self, z: Tensor) -> bool:
-        return z.shape[-1] >= _LARGE
+        return z.shape[-1] >= _HUGE and self._ambient is None
+
+    def log_volume(self, z: Tensor) -> Tensor:
+        """Logarithm of the measure element, ½ log det G, shape (*batch,): see `Metric.log_volume`.
+
+        From d = 16 on by a QR factorisation of J where no gradient is asked for: it resolves condition numbers of G up
+        to the square of what Cholesky's does.
+        """
+        learns = any(p.requires_grad for p in self.embedding._parameters())
+        graph = torch.is_grad_enabled() and (z.requires_grad or learns)
+        if z.shape[-1] < _LARGE or self._ambient is not None or graph:
+            return super().log_volume(z)
+        with torch.no_grad():
+            return log_volume(self, z)
 
     def acceleration(self, z: Tensor, v: Tensor) -> Tensor:
         """Geodesic acceleration −G⁻¹Jᵀ(φ''[v, v]), shape (*batch, d); no Christoffel symbols.

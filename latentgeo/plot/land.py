@@ -81,7 +81,8 @@ def land(
     >>> from latentgeo.geodesics import LatentGraph
     >>> from latentgeo.metrics import Sphere
     >>> codes = 0.2 * np.random.RandomState(0).standard_normal((30, 2))
-    >>> model = LAND(Sphere(2), graph=LatentGraph(Sphere(2), grid=0), random_state=0).fit(codes)
+    >>> metric = Sphere(2)
+    >>> model = LAND(metric, graph=LatentGraph(metric, grid=0), random_state=0).fit(codes)
     >>> figure = land(model, codes=codes, resolution=8, contour_resolution=6)
     >>> [trace.name for trace in figure.data if trace.type == "contour"]
     ['LAND 95 %', 'LAND 80 %', 'LAND 50 %']
@@ -144,6 +145,7 @@ def land(
         figure.add_trace(_means(means, name).update(on))
         unit = "Riemannian volume" if name == "LAND" else "latent area"
         figure.layout.annotations[number - 1].text = f"<b>{titles[name]}</b><br>density per unit of {unit}"
+    figure.update_layout(height=figure.layout.height + 16, margin={**_MARGIN, "b": _MARGIN["b"] + 16})  # for the key
     first = title or f"{what}, and where the probability is"
     figure.update_layout(title={"text": first})
     key = "contours: smallest regions with 50 % (solid), 80 % (dashed), 95 % (dotted) of probability; diamonds: means"

@@ -102,7 +102,8 @@ class Shooting:
         status = list(found.status)
         certified = torch.zeros(B, dtype=torch.bool, device=b.device)
         points = torch.zeros(B, dtype=torch.long, device=b.device)
-        length = torch.where(found.residual.isfinite(), found.length, torch.nan)
+        arrived = torch.tensor([s is Status.CONVERGED for s in status], device=b.device)
+        length = torch.where(arrived, found.length, torch.nan)
         pieces: list[tuple[Tensor, Curve]] = []
         for index, curve in found.pieces:
             # the last node is b itself, which the geodesic misses by no more than the residual
@@ -142,7 +143,7 @@ class Aimed:
     ----------
     velocity : Tensor of shape (B, d)
     length : Tensor
-        Metric length of the velocity.
+        Metric length of the velocity; of those that converged, less what its geodesic goes beyond the end point.
     residual : Tensor
         Distance by which the end point is missed, relative to the length.
     error : Tensor
@@ -258,6 +259,7 @@ class _Aim:
             self._keep(rows, hit, shot)
             self._set(rows[hit], Status.CONVERGED)
             lost = ~hit & ((self.damping[rows] > _MOST_DAMPING) | ~self.out.residual[rows].isfinite())
+            self._set(rows[lost], Status.PRECISION)
             rows = rows[~hit & ~lost]
             trial = self._correct(rows)
         self._set(rows, Status.MAX_STEPS)
@@ -329,6 +331,11 @@ class _Aim:
         self._renew(rows, stretch[:, None].to(self.a.dtype) * self.sure[rows])
 
     def _keep(self, rows: Tensor, won: Tensor, shot: Shot) -> None:
+        # the first variation of length takes away what missing the end point does to it
+        towards = _apply(self.frame[rows], shot.flow.end[:, 1])
+        towards = towards / torch.linalg.vector_norm(towards, dim=-1, keepdim=True)
+        kept = rows[won]
+        self.out.length[kept] -= (towards * self.miss[rows]).sum(-1)[won]
         for index, curve in shot.pieces:
             chosen = won[index]
             if bool(chosen.any()):
