@@ -179,6 +179,7 @@ class PullbackMetric(Metric):
         From d = 16 on by a QR factorisation of J where no gradient is asked for: it resolves condition numbers of G up
         to the square of what Cholesky's does.
         """
+        self.check(z)
         learns = any(p.requires_grad for p in self.embedding._parameters())
         graph = torch.is_grad_enabled() and (z.requires_grad or learns)
         if z.shape[-1] < _LARGE or self._ambient is not None or graph:
