@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from importlib.metadata import version as _version
 
-    from latentgeo import datasets, plot
+    from latentgeo import datasets, plot, train
     from latentgeo._calculus import Embedding, EmbeddingError, RankError
     from latentgeo._diagnose import Advice, HealthReport, diagnose
     from latentgeo.decoders import (
@@ -180,7 +180,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "random_walk",
     ),
 }
-_MODULES = ("datasets", "plot")
+_MODULES = ("datasets", "plot", "train")
 _EXPORTS = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -259,6 +259,7 @@ __all__ = [
     "random_walk",
     "save",
     "shoot",
+    "train",
     "transport",
     "wrap",
 ]

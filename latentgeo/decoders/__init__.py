@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from latentgeo.decoders.decoder import Decoder
 from latentgeo.decoders.fit import fit_precision
+from latentgeo.decoders.heads import MeanAndStd
 from latentgeo.decoders.likelihoods import (
     Bernoulli,
     Categorical,
@@ -32,6 +33,7 @@ __all__ = [
     "Gaussian",
     "Likelihood",
     "MLPEncoder",
+    "MeanAndStd",
     "NegativeBinomial",
     "OutputError",
     "Poisson",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -89,11 +89,13 @@ class MLPEncoder(nn.Module):
         Widths from data to latent dimension, at least three.
     activation : str
         As for `MLP`.
+    transform : {"log1p"}, optional
+        Applied to the data first: log(1 + x) tames counts. None for none.
 
     Raises
     ------
     ValueError
-        If a size is not a positive integer, or the activation is unknown.
+        If a size is not a positive integer, or the activation or transform is unknown.
 
     Examples
     --------
@@ -105,18 +107,31 @@ class MLPEncoder(nn.Module):
 
     builder = "mlp-encoder"
 
-    def __init__(self, sizes: Sequence[int], activation: str = "tanh") -> None:
+    def __init__(self, sizes: Sequence[int], activation: str = "tanh", transform: str | None = None) -> None:
         super().__init__()
         sizes = _sizes(sizes, at_least=3)
-        self.arguments: dict[str, Any] = {"sizes": sizes, "activation": activation}
+        self.arguments: dict[str, Any] = {"sizes": sizes, "activation": activation, **transform_argument(transform)}
+        self.transform = transform
         self.trunk = nn.Sequential(*_layers(sizes[:-1], activation, activation))
         self.mean = nn.Linear(sizes[-2], sizes[-1])
         self.log_std = nn.Linear(sizes[-2], sizes[-1])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Data (B, D) or (B, ...) to the posterior's mean and standard deviation, each (B, d)."""
-        h = self.trunk(x.flatten(1))
+        h = self.trunk(transformed(x.flatten(1), self.transform))
         return self.mean(h), self.log_std(h).clamp(-20.0, 20.0).exp()
+
+
+def transform_argument(transform: str | None) -> dict[str, Any]:
+    """What a header says about an encoder's transform of the data: nothing where there is none."""
+    if transform not in (None, "log1p"):
+        raise ValueError(f"transform must be 'log1p' or None; got {str(transform)[:100]!r}")
+    return {} if transform is None else {"transform": transform}
+
+
+def transformed(x: Tensor, transform: str | None) -> Tensor:
+    """Data as an encoder's first layer takes them."""
+    return x if transform is None else x.log1p()
 
 
 def _sizes(sizes: Sequence[int], at_least: int = 2, name: str = "sizes") -> list[int]:
@@ -142,6 +157,18 @@ def _layers(sizes: Sequence[int], activation: str, output: str | None) -> list[n
 
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {cls.builder: cls for cls in (MLP, MLPEncoder)}
+
+Built = TypeVar("Built", bound=type[nn.Module])
+
+
+def register(kind: Built) -> Built:
+    """Let headers name a network by its attribute `builder`; a class decorator for modules of this package.
+
+    The class sets `arguments`, by which `build` makes the same network again. A header may come from anywhere: the
+    class must refuse, with ValueError, whatever would take unbounded time or memory to build.
+    """
+    _BUILDERS[kind.builder] = kind  # type: ignore[assignment, index]
+    return kind
 
 
 def builder_names() -> tuple[str, ...]:

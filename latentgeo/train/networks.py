@@ -1,0 +1,69 @@
+"""Network families as frozen values: what a recipe takes to build an encoder and a decoder for any data shape.
+
+`Dense` is a multi-layer perceptron, `LeNet` follows LeCun et al. 1998, `ResNet` He et al. 2016 (arXiv:1512.03385), each
+in both directions. Activations are smooth by default: curvature and certificates need second derivatives.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+from latentgeo.decoders.networks import MLP, MLPEncoder
+
+Shape = tuple[int, ...]
+
+
+class Network(abc.ABC):
+    """A family of networks, in both directions."""
+
+    @abc.abstractmethod
+    def encoder(self, shape: Shape, latent_dim: int, transform: str | None = None) -> nn.Module:
+        """X (B, *shape) or (B, D) → mean and std of the posterior, each (B, d). `transform`: of the data first."""
+
+    @abc.abstractmethod
+    def decoder(self, latent_dim: int, shape: Shape, output: str | None = None) -> nn.Module:
+        """Z (B, d) → (B, *shape), after an `output` activation ("sigmoid", "softplus", …) or none."""
+
+    @abc.abstractmethod
+    def head(self, shape: Shape, n_outputs: int) -> nn.Module:
+        """X (B, *shape) → (B, n_outputs): a classifier's logits, a critic's score."""
+
+
+@dataclass(frozen=True)
+class Dense(Network):
+    """Multi-layer perceptrons; the decoder's hidden widths are the encoder's in reverse.
+
+    Parameters
+    ----------
+    hidden : tuple of int
+        Widths from the data side to the latent side, at least one.
+    activation : str
+        "tanh", "softplus", "gelu", "silu", "elu", "relu" or "sigmoid".
+
+    Examples
+    --------
+    >>> import torch
+    >>> Dense(hidden=(32,)).decoder(2, (8, 8))(torch.zeros(5, 2)).shape
+    torch.Size([5, 8, 8])
+    """
+
+    hidden: tuple[int, ...] = (64, 32)
+    activation: str = "tanh"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        if not self.hidden:
+            raise ValueError("hidden must name at least one width; got none")
+
+    def encoder(self, shape: Shape, latent_dim: int, transform: str | None = None) -> nn.Module:
+        return MLPEncoder([math.prod(shape), *self.hidden, latent_dim], self.activation, transform)
+
+    def decoder(self, latent_dim: int, shape: Shape, output: str | None = None) -> nn.Module:
+        return MLP([latent_dim, *self.hidden[::-1], math.prod(shape)], self.activation, output, shape)
+
+    def head(self, shape: Shape, n_outputs: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), MLP([math.prod(shape), *self.hidden, n_outputs], self.activation))
