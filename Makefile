@@ -11,9 +11,11 @@ SPEC   := setup.cfg pyproject.toml constraints.txt
 ONE    := OMP_NUM_THREADS=1
 PYTEST := $(ONE) $(BIN)/python -m pytest
 WORKERS ?= auto
+# The variable silences an advertisement; every warning of its own stops the build.
+MKDOCS := $(ONE) NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all coverage lint format bench clean distclean
+.PHONY: help demo test test-all coverage lint format docs docs-check bench clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,12 +43,20 @@ format: $(VENV)/.dev ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.docs ## the documentation, notebooks executed, into site/; open site/index.html
+	LATENTGEO_NOTEBOOKS=all $(MKDOCS)
+	$(BIN)/python docs/_site/links.py site
+
+docs-check: $(VENV)/.docs ## the same, without executing the notebooks
+	LATENTGEO_NOTEBOOKS=none $(MKDOCS)
+	$(BIN)/python docs/_site/links.py site
+
 bench: $(VENV)/.test ## run the benchmarks
 	@for script in benchmarks/[a-z]*.py; do \
 		echo "== $$script"; $(ONE) $(BIN)/python $$script || exit 1; done
 
 clean: ## remove caches and what the demo wrote; keep the environment
-	rm -rf build dist *.egg-info demo .coverage* htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist *.egg-info demo site .coverage* htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment too
@@ -64,6 +74,10 @@ $(VENV)/.demo: $(SPEC) | $(BIN)/python
 $(VENV)/.test: $(SPEC) | $(BIN)/python
 	$(PIP) -e '.[test]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: $(SPEC) | $(BIN)/python
+	$(PIP) -e '.[docs]'
+	@touch $@
 
 $(VENV)/.dev: $(SPEC) | $(BIN)/python
 	$(PIP) -e '.[dev]'
