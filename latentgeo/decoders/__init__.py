@@ -5,8 +5,10 @@ Likelihood families and their embeddings, `wrap` for any module or callable, and
 
 from __future__ import annotations
 
+from latentgeo.decoders.convolutional import ConvDecoder, ConvEncoder, ConvHead
 from latentgeo.decoders.decoder import Decoder
 from latentgeo.decoders.fit import fit_precision
+from latentgeo.decoders.flows import FlowEncoder, FlowNetwork
 from latentgeo.decoders.heads import MeanAndStd
 from latentgeo.decoders.likelihoods import (
     Bernoulli,
@@ -21,15 +23,21 @@ from latentgeo.decoders.likelihoods import (
 from latentgeo.decoders.networks import MLP, MLPEncoder
 from latentgeo.decoders.outputs import OutputError
 from latentgeo.decoders.precision import PrecisionReport, RBFPrecision
+from latentgeo.decoders.quantised import VQDecoder, VQEncoder
 from latentgeo.decoders.wrap import wrap
 
 __all__ = [
     "MLP",
     "Bernoulli",
     "Categorical",
+    "ConvDecoder",
+    "ConvEncoder",
+    "ConvHead",
     "Decoder",
     "Deterministic",
     "Exponential",
+    "FlowEncoder",
+    "FlowNetwork",
     "Gaussian",
     "Likelihood",
     "MLPEncoder",
@@ -39,6 +47,8 @@ __all__ = [
     "Poisson",
     "PrecisionReport",
     "RBFPrecision",
+    "VQDecoder",
+    "VQEncoder",
     "fit_precision",
     "wrap",
 ]
