@@ -125,6 +125,9 @@ def _start(run: Run) -> Path | None:
 class Driver(pl.LightningModule):
     """Feeds a learner batches and generators, and keeps the books."""
 
+    _data: tuple[Tensor, Tensor | None]
+    learner: Learner
+
     def __init__(self, learner: Learner, x: Tensor, watched: Tensor | None, run: Run) -> None:
         super().__init__()
         self.automatic_optimization = False

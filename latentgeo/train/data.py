@@ -204,7 +204,8 @@ def _mnist(held_out: float | None, seed: int) -> TrainData:
 
 def _read(data: Any, shape: tuple[int, ...] | None) -> tuple[Any, Any, str, tuple[str, ...]]:
     """Values, labels, a name and class names."""
-    labels, classes, name = None, (), "array"
+    labels, name = None, "array"
+    classes: tuple[str, ...] = ()
     if isinstance(data, str) and data == "digits" and not Path(data).exists():
         from latentgeo.datasets import load_digits
 
@@ -301,8 +302,9 @@ def _folder(path: Path) -> tuple[Any, Any, tuple[str, ...]]:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise ImportError("a folder of images needs Pillow: pip install pillow") from None
+    # sub-folders with images in them are classes
     folders = sorted(p for p in path.iterdir() if p.is_dir() and any(f.suffix.lower() in IMAGES for f in p.iterdir()))
-    groups = [(folder, index) for index, folder in enumerate(folders)] or [(path, None)]
+    groups: list[tuple[Path, int | None]] = [(folder, index) for index, folder in enumerate(folders)] or [(path, None)]
     images: list[np.ndarray] = []
     labels: list[int] = []
     first: Path | None = None

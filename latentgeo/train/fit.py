@@ -258,8 +258,9 @@ def _to(data: TrainData, device: torch.device) -> TrainData:
     """The same data on a device."""
     if device.type == "cpu":
         return data
-    moved = {f.name: getattr(data, f.name) for f in dataclasses.fields(data)}
-    return TrainData(**{name: v.to(device) if isinstance(v, Tensor) else v for name, v in moved.items()})
+    values = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
+    moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
+    return dataclasses.replace(data, **moved)
 
 
 def _rebuilt(model: LatentModel, metadata: dict[str, Any]) -> LatentModel:

@@ -103,7 +103,7 @@ class Learner(nn.Module, abc.ABC):
     def backward(self, loss: Tensor) -> None:
         """Differentiate a loss; `fit` puts Lightning's own in its place."""
         if (through := self.__dict__.get("_through")) is None:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         else:
             through(loss)
 

@@ -250,7 +250,7 @@ class VAELearner(Learner):
         mean, std = self._posterior(x)
         likelihood = self.likelihood
         if self.log_r is not None:
-            likelihood = NegativeBinomial(tuple(self.log_r.exp().tolist()), output=likelihood.output)  # type: ignore[attr-defined]
+            likelihood = NegativeBinomial(tuple(self.log_r.exp().tolist()), output=likelihood.output)
         decoder = wrap(self.decoder, recipe.latent_dim, likelihood)
         if self.two_stages and isinstance(rbf := recipe.scale, RBF):
             noise = torch.randn(rbf.posterior_samples, *mean.shape, generator=generator, device=mean.device)
