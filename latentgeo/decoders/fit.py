@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from latentgeo.decoders.decoder import Core, Decoder
 from latentgeo.decoders.likelihoods import Gaussian

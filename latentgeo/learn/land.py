@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..geodesics import LatentGraph
 from ..metrics import Euclidean, Metric
