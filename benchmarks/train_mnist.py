@@ -79,6 +79,7 @@ def nll(given: argparse.Namespace, k: int, seed: int) -> dict[str, Any]:
         "batch_size": given.batch_size,
         "learning_rate": given.learning_rate,
         "training_seconds": trained,
+        "training_cpu_seconds": result.model.metadata["cpu_seconds"],
         "seconds": round(time.perf_counter() - started, 1),
         "device": result.model.metadata["device"],
         "versions": result.model.metadata["versions"],
@@ -87,7 +88,7 @@ def nll(given: argparse.Namespace, k: int, seed: int) -> dict[str, Any]:
         f"K = {k}, seed {seed}: NLL {report['nll']:.2f} ± {found.standard_error:.2f} nats ({found.n_data} test images, "
         f"{found.binarisation}, {found.n_samples} importance samples); ELBO {found.elbo:.2f}; "
         f"{report['active_axes']} of {given.latent_dim} axes active; {report['epochs']} epochs, trained in "
-        f"{trained:.0f} s on {report['device']}",
+        f"{trained:.0f} s ({report['training_cpu_seconds']:.0f} s of CPU time) on {report['device']}",
         flush=True,
     )
     return report

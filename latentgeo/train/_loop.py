@@ -53,7 +53,8 @@ class Outcome:
     """How it went."""
 
     history: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
+    seconds: float = 0.0  # on the clock
+    cpu_seconds: float = 0.0  # of this process
     stopped: str | None = None
 
 
@@ -81,13 +82,13 @@ def drive(learner: Learner, x: Tensor, watched: Tensor | None, run: Run) -> Outc
             **options,
         )
         start = _start(run)
-        driver.clock = time.perf_counter()
+        driver.clock = _now()
         trainer.fit(driver, ckpt_path=None if start is None else str(start))
     learner.drive(None)
     if trainer.interrupted:
         raise KeyboardInterrupt
     outcome = driver.outcome
-    outcome.seconds += time.perf_counter() - driver.clock
+    outcome.seconds, outcome.cpu_seconds = driver.spent()
     if driver.best is not None:
         learner.load_state_dict(driver.best)
     return outcome
@@ -122,6 +123,10 @@ def _start(run: Run) -> Path | None:
     return run.state
 
 
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
 class Driver(pl.LightningModule):
     """Feeds a learner batches and generators, and keeps the books."""
 
@@ -137,7 +142,7 @@ class Driver(pl.LightningModule):
         self.best: dict[str, Tensor] | None = None
         self.best_loss = float("inf")
         self.since_best = 0
-        self.clock = time.perf_counter()
+        self.clock = _now()
         self.__dict__["_data"] = (x, None if watched is None else watched[:_WATCHED])
         learner.drive(self.manual_backward)
 
@@ -243,12 +248,17 @@ class Driver(pl.LightningModule):
             self.outcome.stopped = f"after epoch {self.current_epoch + 1}; the weights are those of epoch {best}"
             self.trainer.should_stop = True
 
+    def spent(self) -> tuple[float, float]:
+        """Seconds on the clock and of this process's CPU time, with those of the runs before a kill."""
+        wall, cpu = (b - a for a, b in zip(self.clock, _now(), strict=True))
+        return self.outcome.seconds + wall, self.outcome.cpu_seconds + cpu
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the books with the weights."""
         checkpoint["identity"] = self.run.identity
         checkpoint["books"] = {
             "history": self.outcome.history,
-            "seconds": self.outcome.seconds + time.perf_counter() - self.clock,
+            "spent": self.spent(),
             "stopped": self.outcome.stopped,
             "best": self.best,
             "best_loss": self.best_loss,
@@ -258,7 +268,7 @@ class Driver(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the books up again."""
         books = checkpoint["books"]
-        self.outcome = Outcome(list(books["history"]), books["seconds"], books["stopped"])
+        self.outcome = Outcome(list(books["history"]), *books["spent"], books["stopped"])
         self.best, self.best_loss, self.since_best = books["best"], books["best_loss"], books["since_best"]
 
 

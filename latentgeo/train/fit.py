@@ -191,6 +191,7 @@ def fit(
         "n_held_out": 0 if prepared.held_out is None else len(prepared.held_out),
         "training": {k: v for k, v in outcome.history[-1].items() if k != "epoch"},
         "seconds": round(outcome.seconds, 1),
+        "cpu_seconds": round(outcome.cpu_seconds, 1),
         "device": _device(device),
         "written": time.strftime("%Y-%m-%d", time.gmtime()),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}},

@@ -26,7 +26,7 @@ from latentgeo.train.data import TrainData
 from latentgeo.train.evidence import log_evidence
 from latentgeo.train.networks import Dense, Network
 from latentgeo.train.objectives import free_bits_kl, gaussian_kl, importance_bound, log_ratio, warmup_weight
-from latentgeo.train.recipe import Learner
+from latentgeo.train.recipe import Learner, adam
 
 COLLAPSED = 0.01  # variance of a latent axis's codes below which it carries nothing (Burda et al. 2016, section 5.2)
 _SHARE = 40.0  # an unset variance of the first stage is so small a share of the data's total variance
@@ -206,7 +206,7 @@ class VAELearner(Learner):
         self.likelihood = likelihood
 
     def optimizers(self, learning_rate: float, n_steps: int) -> list[torch.optim.Optimizer]:
-        return [torch.optim.Adam(self.parameters(), lr=learning_rate, weight_decay=self.recipe.weight_decay)]
+        return [adam(self.parameters(), learning_rate, self.recipe.weight_decay)]
 
     def _log_prob(self, z: Tensor, x: Tensor) -> Tensor:
         """Log p(x | z) of codes (K, B, d) and data (B, D): (K, B)."""
