@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ import torch
 from scipy import stats
 
 import latentgeo as lg
-from latentgeo.train import features as feature_module
 from latentgeo.train import scores
 from latentgeo.train.features import Classifier, Features, load_features, save_features, train_classifier
 
@@ -409,7 +409,8 @@ def test_training_is_reproducible_and_leaves_the_global_generator_alone(digits):
 
 def test_the_command_writes_features(tmp_path, capsys):
     path = tmp_path / "digits.safetensors"
-    feature_module.main(["--data", "digits", "--epochs", "1", "--out", str(path)])
+    script = runpy.run_path(str(CHECKPOINTS / "features" / "train.py"))
+    script["main"](["digits", "--epochs", "1", "--out", str(path)])
     assert "held-out accuracy" in capsys.readouterr().out
     assert load_features(path).metadata["dataset"] == "digits"
 

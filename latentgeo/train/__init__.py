@@ -5,8 +5,8 @@ Lightning runs the loop; it is imported when `fit` is called, and comes with the
 
 from __future__ import annotations
 
-from latentgeo.train.adversarial import FGAN, NonSaturating, WassersteinGP, gradient_penalty
 from latentgeo.train import scores
+from latentgeo.train.adversarial import FGAN, NonSaturating, WassersteinGP, gradient_penalty
 from latentgeo.train.binarise import Binarise
 from latentgeo.train.data import TrainData, as_data
 from latentgeo.train.divergences import KL, Divergence, JensenShannon, PearsonChi2, ReverseKL, TotalVariation

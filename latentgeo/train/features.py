@@ -1,17 +1,13 @@
-"""Features that scores are taken on: any network under a name, and a small digit classifier of our own.
+"""Features that scores are taken on: any network under a name, and a small classifier of images of our own.
 
-    python -m latentgeo.train.features --data mnist --out mnist-classifier.safetensors
-
-The shipped one is checkpoints/features/mnist-classifier.safetensors, trained by this command.
+One for MNIST comes with the source: checkpoints/features/mnist-classifier.safetensors, by the script beside it.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -269,7 +265,7 @@ def load_features(path: str | os.PathLike[str]) -> Features:
     header = contents.header or {}
     arguments, metadata = header.get("classifier"), header.get("metadata")
     if not isinstance(arguments, dict) or not isinstance(metadata, dict):
-        raise CheckpointError(contents.path, "holds no classifier; make one with python -m latentgeo.train.features")
+        raise CheckpointError(contents.path, "holds no classifier; make one with train_classifier and save_features")
     try:
         with torch.device("meta"):
             blank = Classifier(**arguments)
@@ -281,43 +277,3 @@ def load_features(path: str | os.PathLike[str]) -> Features:
     classifier = blank.to_empty(device="cpu")
     classifier.load_state_dict(contents.tensors())
     return Features.of(classifier.eval(), metadata)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train a classifier from the command line, and write it."""
-    from latentgeo.datasets import load_digits, load_mnist
-
-    parser = argparse.ArgumentParser(description="Train a small classifier whose features scores can be taken on.")
-    parser.add_argument("--data", choices=("digits", "mnist"), default="mnist")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--features", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(arguments)
-    if given.data == "mnist":
-        train, test = load_mnist("train"), load_mnist("test")
-        data, labels, held_out = train.data, train.labels, (test.data, test.labels)
-        shape, epochs = train.shape, given.epochs or 4
-    else:
-        digits = load_digits()
-        order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(given.seed))
-        kept, rest = order[:1437], order[1437:]
-        data, labels = digits.data[kept], digits.labels[kept]
-        held_out = (digits.data[rest], digits.labels[rest])
-        shape, epochs = digits.shape, given.epochs or 40
-    net, made = train_classifier(
-        data,
-        labels,
-        shape,
-        dataset=given.data,
-        held_out=held_out,
-        n_features=given.features,
-        epochs=epochs,
-        seed=given.seed,
-    )
-    save_features(net, made, given.out)
-    sys.stdout.write(f"{given.out}: {load_features(given.out)!r}, held-out accuracy {made['accuracy']:.4f}\n")
-
-
-if __name__ == "__main__":
-    main()

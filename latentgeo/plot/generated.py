@@ -1,0 +1,458 @@
+"""What a generative model makes: its manifold as a grid, samples, traversals of latent axes, interpolations.
+
+The manifold grid follows Kingma & Welling (2014, arXiv:1312.6114, figure 4), whose codes are equal steps of the prior's
+distribution function; spherical interpolation is White (2016, arXiv:1609.04468).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+from numpy.typing import NDArray
+from scipy.special import ndtri
+from torch import Tensor
+
+from latentgeo.decoders import Decoder
+from latentgeo.plot import theme
+from latentgeo.plot.strips import letter
+
+if TYPE_CHECKING:
+    from latentgeo.geodesics import Geodesic
+
+Images = NDArray[Any]  # (n, height, width), or (n, height, width, 3) in 0…255
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+
+def manifold(
+    decoder: Decoder,
+    *,
+    n: int = 20,
+    coverage: float = 0.98,
+    shape: tuple[int, ...] | None = None,
+    title: str = "The decoded prior: codes at equal steps of the Gaussian distribution function",
+) -> go.Figure:
+    """Images decoded from a grid of 2-D codes, equal steps of the standard normal distribution function apart.
+
+    Parameters
+    ----------
+    decoder : Decoder
+        With two latent coordinates; its mean is what is drawn.
+    n : int
+        Images along each axis.
+    coverage : float
+        The prior's mass along each axis that the grid spans, between 0 and 1.
+    shape : tuple of int, optional
+        Shape of one image: (height, width), (1, height, width) or (3, height, width). The decoder's own if None.
+    title : str
+        The figure's title.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        One trace, "manifold", with all images side by side; the first coordinate grows to the right, the second
+        upwards, and ticks give them in latent units.
+
+    Raises
+    ------
+    ValueError
+        If there are not two latent coordinates, data are no images, or a number is out of bounds.
+
+    Examples
+    --------
+    >>> import latentgeo as lg
+    >>> decoder = lg.wrap(torch.nn.Linear(2, 12).eval(), latent_dim=2, likelihood=lg.Deterministic())
+    >>> manifold(decoder, n=5, shape=(3, 4)).data[0].z.shape
+    (15, 20)
+    """
+    if decoder.latent_dim != 2:
+        raise ValueError(f"`decoder` must have 2 latent coordinates, got {decoder.latent_dim}; see `traversals`")
+    _at_least("n", n, 2)
+    if not 0 < coverage < 1:
+        raise ValueError(f"`coverage` must be between 0 and 1, got {coverage!r}")
+    z = ndtri(np.linspace((1 - coverage) / 2, (1 + coverage) / 2, n))
+    codes = np.stack(np.meshgrid(z, z[::-1]), axis=-1).reshape(-1, 2)
+    images = _decoded(decoder, torch.as_tensor(codes), shape)
+    pixels = _mosaic(images, n, gap=0)
+    height, width = images.shape[1:3]
+    figure = go.Figure(layout={"template": theme.template(), "title": {"text": title}})
+    figure.add_trace(_trace(pixels, "manifold", "x", "y"))
+    every = range(0, n, max(1, -(-n // 7)))
+    figure.update_xaxes(
+        title_text="z₁ (latent units)",
+        tickvals=[(i + 0.5) * width - 0.5 for i in every],
+        ticktext=[f"{z[i]:.2f}" for i in every],
+        constrain="domain",
+    )
+    figure.update_yaxes(
+        title_text="z₂ (latent units)",
+        tickvals=[(n - 1 - i + 0.5) * height - 0.5 for i in every],
+        ticktext=[f"{z[i]:.2f}" for i in every],
+        range=[n * height - 0.5, -0.5],
+        scaleanchor="x",
+        constrain="domain",
+    )
+    side = 900
+    figure.update_layout(width=theme.WIDTH, height=side + 150, margin={"l": 90, "r": 20, "t": 70, "b": 80})
+    return figure
+
+
+def samples(
+    source: Decoder | Tensor | NDArray[Any] | Mapping[str, Any],
+    *,
+    n: int = 36,
+    random_state: int = 0,
+    shape: tuple[int, ...] | None = None,
+    title: str = "Samples",
+) -> go.Figure:
+    """Images that models made, one square of them per model: to compare latent sizes, or samples with data.
+
+    Parameters
+    ----------
+    source : Decoder, images, or a mapping of names to these
+        Of a Decoder, the means of standard normal codes are drawn; of images (N, ...), the first `n`.
+    n : int
+        Images per square.
+    random_state : int
+        Seed of the codes.
+    shape : tuple of int, optional
+        Shape of one image. That of the decoder, or of one entry, if None.
+    title : str
+        The figure's title.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        One trace per name, of that name.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to draw, or data are no images.
+
+    Examples
+    --------
+    >>> sizes = {"noise": torch.rand(9, 4, 4), "more noise": torch.rand(9, 4, 4)}
+    >>> [(trace.name, trace.z.shape) for trace in samples(sizes, n=9).data]  # a line of one pixel between images
+    [('noise', (14, 14)), ('more noise', (14, 14))]
+    """
+    _at_least("n", n, 1)
+    named = dict(source) if isinstance(source, Mapping) else {"samples": source}
+    if not named:
+        raise ValueError("`source` must hold at least one model or set of images, got none")
+    panels = {}
+    for name, item in named.items():
+        if isinstance(item, Decoder):
+            codes = torch.randn(n, item.latent_dim, generator=torch.Generator().manual_seed(random_state))
+            images = _decoded(item, codes, shape)
+        else:
+            values = torch.as_tensor(item)[:n]
+            if len(values) == 0:
+                raise ValueError(f"`source` must hold at least one image of {name!r}, got none")
+            images = _images(values, tuple(values.shape[1:]) if shape is None else shape)
+        panels[str(name)] = _mosaic(images, math.ceil(math.sqrt(len(images))))
+    columns = len(panels) if len(panels) < 4 else 2 if len(panels) == 4 else 3
+    return _panels(panels, columns, title, named=isinstance(source, Mapping))
+
+
+def traversals(
+    decoder: Decoder,
+    z: Tensor | None = None,
+    *,
+    axes: Sequence[int] | None = None,
+    span: float = 3.0,
+    n: int = 11,
+    shape: tuple[int, ...] | None = None,
+    title: str = "Traversals: one latent coordinate at a time",
+) -> go.Figure:
+    """Images decoded along single latent axes through one code.
+
+    Parameters
+    ----------
+    decoder : Decoder
+        Its mean is what is drawn.
+    z : Tensor of shape (d,), optional
+        The code whose other coordinates are kept; the origin if None.
+    axes : sequence of int, optional
+        Which coordinates, from 0; all, up to 20, if None.
+    span : float
+        Coordinates go from -span to span, in latent units.
+    n : int
+        Images per row.
+    shape : tuple of int, optional
+        Shape of one image; the decoder's own if None.
+    title : str
+        The figure's title.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        One trace per axis, named z₁, z₂, …
+
+    Raises
+    ------
+    ValueError
+        If `z` or an axis does not fit the decoder, data are no images, or a number is out of bounds.
+
+    Examples
+    --------
+    >>> import latentgeo as lg
+    >>> decoder = lg.wrap(torch.nn.Linear(3, 12).eval(), latent_dim=3, likelihood=lg.Deterministic())
+    >>> [trace.name for trace in traversals(decoder, axes=[0, 2], shape=(3, 4)).data]
+    ['z₁', 'z₃']
+    """
+    d = decoder.latent_dim
+    _at_least("n", n, 2)
+    if not 0 < span < math.inf:
+        raise ValueError(f"`span` must be positive, got {span!r}")
+    start = torch.zeros(d) if z is None else z.detach().cpu()
+    if tuple(start.shape) != (d,):
+        raise ValueError(f"`z` must be of shape ({d},), got {tuple(start.shape)}")
+    chosen = list(range(min(d, 20))) if axes is None else [int(axis) for axis in axes]
+    if not chosen or not all(0 <= axis < d for axis in chosen):
+        raise ValueError(f"`axes` must be numbers from 0 to {d - 1}, got {axes}")
+    steps = torch.linspace(-span, span, n, dtype=torch.float64)
+    rows = []
+    for axis in chosen:
+        codes = start.double().repeat(n, 1)
+        codes[:, axis] = steps
+        rows.append(("z" + str(axis + 1).translate(_SUBSCRIPTS), _decoded(decoder, codes, shape)))
+    return _rows([rows], title, ticks=[f"{step:.1f}".replace("-", "−") for step in steps.tolist()])
+
+
+def interpolations(
+    decoder: Decoder,
+    path: Geodesic,
+    *,
+    n: int = 11,
+    shape: tuple[int, ...] | None = None,
+    title: str = "Interpolations",
+) -> go.Figure:
+    """Images decoded along the straight line, the great arc and the geodesic between the same two codes.
+
+    Parameters
+    ----------
+    decoder : Decoder
+        Its mean is what is drawn.
+    path : Geodesic
+        A result of `connect`, with any batch shape; each curve gives three rows.
+    n : int
+        Images per row, evenly spaced in each curve's parameter.
+    shape : tuple of int, optional
+        Shape of one image; the decoder's own if None.
+    title : str
+        The figure's title.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        Three traces per curve: "A: straight", "A: spherical", "A: geodesic" (or "A: failed").
+
+    Raises
+    ------
+    ValueError
+        If data are no images, or `n` is below 2.
+
+    Examples
+    --------
+    >>> import latentgeo as lg
+    >>> decoder = lg.wrap(torch.nn.Linear(2, 12).eval(), latent_dim=2, likelihood=lg.Deterministic())
+    >>> path = lg.connect(lg.metric(decoder), torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
+    >>> [trace.name for trace in interpolations(decoder, path, shape=(3, 4)).data]
+    ['A: straight', 'A: spherical', 'A: geodesic']
+    """
+    _at_least("n", n, 2)
+    t = torch.linspace(0, 1, n, dtype=path.z.dtype, device=path.z.device)
+    curves = path(t).detach().reshape(-1, n, path.z.shape[-1])
+    groups = []
+    for curve, done in zip(curves, path.converged.reshape(-1).tolist(), strict=True):
+        kinds = {
+            "straight": torch.lerp(curve[0], curve[-1], t[:, None]),
+            "spherical": slerp(curve[0], curve[-1], t),
+            "geodesic" if done else "failed": curve,
+        }
+        groups.append([(kind, _decoded(decoder, codes, shape)) for kind, codes in kinds.items()])
+    return _rows(groups, title)
+
+
+def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    r"""Spherical interpolation: a point whose direction and length go from those of a to those of b.
+
+    Parameters
+    ----------
+    a, b : Tensor of shape (d,)
+        Codes.
+    t : Tensor of shape (n,)
+        From 0 (at `a`) to 1 (at `b`).
+
+    Returns
+    -------
+    Tensor of shape (n, d)
+        :math:`\frac{\sin((1-t)\omega)}{\sin\omega} a + \frac{\sin(t\omega)}{\sin\omega} b`, :math:`\omega` the angle
+        between the codes; the straight line where they are parallel or one is zero.
+
+    Examples
+    --------
+    >>> slerp(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor([0.5]))
+    tensor([[0.7071, 0.7071]])
+    """
+    t = t[:, None]
+    lengths = a.norm() * b.norm()
+    cosine = float((a @ b / lengths).clamp(-1, 1)) if float(lengths) > 0 else 1.0
+    angle = math.acos(cosine)
+    if math.sin(angle) < 1e-6:
+        return torch.lerp(a, b, t)
+    return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / math.sin(angle)
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"`{name}` must be at least {least}, got {value}")
+
+
+def _decoded(decoder: Decoder, codes: Tensor, shape: tuple[int, ...] | None) -> Images:
+    with torch.no_grad():
+        mean = decoder.mean(codes.to(dtype=decoder.dtype or codes.dtype, device=decoder.device))
+    return _images(mean, decoder.data_shape if shape is None else shape)
+
+
+def _images(values: Tensor, shape: tuple[int, ...]) -> Images:
+    """Values (n, ...) as images (n, height, width), or (n, height, width, 3) in 0…255."""
+    values = values.detach().cpu().float().flatten(1)
+    shape = tuple(shape)
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3)):
+        raise ValueError(
+            f"`shape` must be (height, width), (1, height, width) or (3, height, width), got {shape}; these data are "
+            f"no images unless you say how"
+        )
+    if math.prod(shape) != values.shape[1]:
+        raise ValueError(f"`shape` must have {values.shape[1]} entries in all, as one datum has, got {shape}")
+    if len(shape) == 3 and shape[0] == 3:
+        colour = values.unflatten(1, shape).permute(0, 2, 3, 1).clamp(0, 1) * 255
+        return colour.round().to(torch.uint8).numpy()
+    return values.unflatten(1, shape[-2:]).numpy()
+
+
+def _mosaic(images: Images, columns: int, gap: int | None = None) -> Images:
+    """Images row by row in one, with blank lines between them."""
+    n, height, width = images.shape[:3]
+    gap = max(1, width // 14) if gap is None else gap
+    rows = -(-n // columns)
+    blank = 255 if images.ndim == 4 else np.nan
+    size = (rows * (height + gap) - gap, columns * (width + gap) - gap, *images.shape[3:])
+    pixels = np.full(size, blank, images.dtype)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        pixels[top : top + height, left : left + width] = image
+    return pixels
+
+
+def _trace(pixels: Images, name: str, x: str, y: str) -> go.BaseTraceType:
+    if pixels.ndim == 3:
+        return go.Image(z=pixels, name=name, hovertemplate=f"{name}<extra></extra>", xaxis=x, yaxis=y)
+    return go.Heatmap(
+        z=pixels,
+        colorscale="Greys",
+        reversescale=True,
+        zmin=float(min(0.0, np.nanmin(pixels))),
+        zmax=float(max(1.0, np.nanmax(pixels))),
+        showscale=False,
+        name=name,
+        hovertemplate=name + "<br>%{z:.3g} (data units)<extra></extra>",
+        hoverongaps=False,
+        xaxis=x,
+        yaxis=y,
+    )
+
+
+def _place(
+    figure: go.Figure, number: int, pixels: Images, name: str, x: tuple[float, float], y: tuple[float, float]
+) -> None:
+    """A trace on axes of its own, which fill the given part of the figure and show nothing but it."""
+    suffix = "" if number == 1 else str(number)
+    figure.add_trace(_trace(pixels, name, f"x{suffix}", f"y{suffix}"))
+    hidden = {"visible": False, "fixedrange": True, "showgrid": False, "zeroline": False}
+    height, width = pixels.shape[:2]
+    figure.update_layout(
+        {
+            f"xaxis{suffix}": {"domain": x, "anchor": f"y{suffix}", "range": [-0.5, width - 0.5], **hidden},
+            f"yaxis{suffix}": {"domain": y, "anchor": f"x{suffix}", "range": [height - 0.5, -0.5], **hidden},
+        }
+    )
+
+
+def _note(figure: go.Figure, text: str, x: float, y: float, **options: Any) -> None:
+    figure.add_annotation(
+        text=text, x=x, y=y, xref="paper", yref="paper", showarrow=False, font={"size": theme.SIZE - 1}, **options
+    )
+
+
+def _panels(panels: Mapping[str, Images], columns: int, title: str, named: bool) -> go.Figure:
+    """Mosaics side by side, each under its name."""
+    gap, head, left, top = 30, 34 if named else 0, 20, 70
+    inner = theme.WIDTH - 2 * left
+    # one square alone need not be as wide as the page
+    width = min(760.0, (inner - (columns - 1) * gap) / columns)
+    total_width = columns * width + (columns - 1) * gap
+    rows = [list(panels.items())[i : i + columns] for i in range(0, len(panels), columns)]
+    heights = [head + max(width * p.shape[0] / p.shape[1] for _, p in row) for row in rows]
+    total = sum(heights) + gap * (len(rows) - 1)
+    figure = go.Figure(layout={"template": theme.template(), "title": {"text": title}})
+    edge, number = 0.0, 0
+    for row, tall in zip(rows, heights, strict=True):
+        for column, (name, pixels) in enumerate(row):
+            number += 1
+            x = column * (width + gap) / total_width
+            start = edge + head
+            end = start + width * pixels.shape[0] / pixels.shape[1]
+            span = (x, min(1.0, x + width / total_width))
+            _place(figure, number, pixels, name, span, (max(0.0, 1 - end / total), 1 - start / total))
+            if named:
+                _note(figure, f"<b>{name}</b>", x, 1 - start / total, xanchor="left", yanchor="bottom", yshift=4)
+        edge += tall + gap
+    figure.update_layout(
+        width=int(total_width) + 2 * left,
+        height=int(total) + top + 20,
+        margin={"l": left, "r": left, "t": top, "b": 20},
+    )
+    return figure
+
+
+def _rows(groups: list[list[tuple[str, Images]]], title: str, ticks: list[str] | None = None) -> go.Figure:
+    """Rows of images with a label before each; groups stand further apart and begin with a letter."""
+    lettered = ticks is None
+    left, top, bottom, gap = 165 if lettered else 70, 70, 20 if ticks is None else 60, 6
+    inner = theme.WIDTH - left - 20
+    mosaics = [[(name, _mosaic(images, len(images))) for name, images in group] for group in groups]
+    heights = [inner * p.shape[0] / p.shape[1] for group in mosaics for _, p in group]
+    total = sum(heights) + gap * len(heights) + 3 * gap * (len(groups) - 1)
+    figure = go.Figure(layout={"template": theme.template(), "title": {"text": title}})
+    edge, number = 0.0, 0
+    for index, group in enumerate(mosaics):
+        for place, (name, pixels) in enumerate(group):
+            height = heights[number]
+            number += 1
+            y = (max(0.0, 1 - (edge + height) / total), 1 - edge / total)
+            known = f"{letter(index)}: {name}" if lettered else name
+            _place(figure, number, pixels, known, (0.0, 1.0), y)
+            text = f"<b>{letter(index)}</b>  {name}" if lettered and place == 0 else name
+            _note(figure, text, 0, sum(y) / 2, xanchor="right", yanchor="middle", xshift=-8)
+            edge += height + gap
+        edge += 3 * gap
+    for i, tick in enumerate(ticks or []):
+        width = groups[0][0][1].shape[2]
+        step = width + max(1, width // 14)
+        centre = (i * step + width / 2) / (len(ticks or []) * step - max(1, width // 14))
+        _note(figure, tick, centre, 0, xanchor="center", yanchor="top", yshift=-2)
+    if ticks:
+        _note(figure, "coordinate (latent units)", 0.5, 0, xanchor="center", yanchor="top", yshift=-26)
+    figure.update_layout(
+        width=theme.WIDTH,
+        height=int(total) + top + bottom,
+        margin={"l": left, "r": 20, "t": top, "b": bottom},
+    )
+    return figure
