@@ -21,6 +21,7 @@ from latentgeo._cli.fit_land import fit_land
 from latentgeo._cli.group import Group
 from latentgeo._cli.pairwise import pairwise
 from latentgeo._cli.source import Source, place, takes_model
+from latentgeo._cli.train import app as train
 from latentgeo._cli.walk import walk
 
 app = typer.Typer(
@@ -327,6 +328,7 @@ app.command()(takes_model(diagnose))
 app.command()(takes_model(fit_land))
 app.command()(takes_model(pairwise))
 app.command()(takes_model(walk))
+app.add_typer(train, name="train")
 _SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints" / "mnist-2d.safetensors"
 _INTRO = """\
 A decoder turns each point of this latent space into an image and an uncertainty. The map shows how much of both one

@@ -31,8 +31,9 @@ def check(likelihood: Likelihood, binarise: Binarise | str | None, data: TrainDa
             return None
         if how is None:
             raise ValueError(
-                "data have grey values, which a Bernoulli likelihood does not; say how they become 0 and 1: binarise="
-                "'dynamic' (anew at each look), 'static' (once, by a seed), 'threshold', or 'none' to leave them grey"
+                "data have grey values, which a Bernoulli likelihood does not have; say how they become 0 and 1: "
+                "binarise='dynamic' (anew at each look), binarise='static' (once, by a seed), binarise='threshold', or "
+                "binarise='none' to leave them grey"
             )
         return how
     if isinstance(likelihood, Categorical):

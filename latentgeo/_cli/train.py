@@ -1,0 +1,16 @@
+"""`latentgeo train`: the group of trainers, one command each."""
+
+from __future__ import annotations
+
+import typer
+
+from latentgeo._cli.group import Group
+from latentgeo._cli.train_vae import vae
+
+app = typer.Typer(
+    cls=Group,
+    help="Train a small model to analyse: data in, checkpoint out (needs the extra `train`).",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+app.command()(vae)
