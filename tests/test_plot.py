@@ -259,7 +259,7 @@ def test_decoders_of_one_map_share_their_look(figure):
         ({"codes": torch.tensor([[0.0, math.nan]])}, "1 of 1 rows with NaN"),
         ({"codes": torch.zeros(3, 2), "labels": [1, 2]}, "one entry per code"),
         ({"labels": [1, 2]}, "one entry per code"),
-        ({"term": "variance"}, "'both', 'mean' or 'std'"),
+        ({"term": "variance"}, "'both', 'mean', 'std', 'condition' or 'curvature'"),
         ({"resolution": 1}, "`resolution` must be at least 2"),
         ({"bounds": (1, 0, 0, 1)}, "`bounds` must be"),
         ({"bounds": (0, math.inf, 0, 1)}, "`bounds` must be"),

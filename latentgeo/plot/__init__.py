@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from latentgeo.plot.clusters import clusters
 from latentgeo.plot.curvature import curvature
+from latentgeo.plot.fields import condition_number, length_units, log_measure
 from latentgeo.plot.indicatrix import indicatrix
 from latentgeo.plot.land import land
-from latentgeo.plot.measure import length_units, log_measure, measure
-from latentgeo.plot.page import browser, write_html, write_png
+from latentgeo.plot.measure import measure
+from latentgeo.plot.page import browser, write_figure, write_html, write_png
+from latentgeo.plot.planes import Plane
 from latentgeo.plot.strips import strip
-from latentgeo.plot.theme import LABELS, MEASURE, template
+from latentgeo.plot.theme import LABELS, MEASURE, template, themed
 from latentgeo.plot.walks import walks
 
 __all__ = [
     "LABELS",
     "MEASURE",
+    "Plane",
     "browser",
     "clusters",
+    "condition_number",
     "curvature",
     "indicatrix",
     "land",
@@ -28,7 +32,9 @@ __all__ = [
     "measure",
     "strip",
     "template",
+    "themed",
     "walks",
+    "write_figure",
     "write_html",
     "write_png",
 ]

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from latentgeo.plot import theme
+from latentgeo.plot import inputs, theme
 from latentgeo.plot.layout import PANEL, lay_out
 from latentgeo.plot.measure import measure
+from latentgeo.plot.planes import Plane, labels_of
 from latentgeo.plot.strips import Row, _images
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def clusters(
     shape: tuple[int, ...] | None = None,
     resolution: int = 160,
     max_codes: int = 5000,
+    plane: Plane | None = None,
     title: str | None = None,
 ) -> go.Figure:
     """Clusters of codes over the log measure element of a 2-D latent space, with their decoded centres.
@@ -47,11 +49,11 @@ def clusters(
     Parameters
     ----------
     metric : Metric
-        Of latent dimension 2.
-    codes : array of shape (n, 2)
+        Of latent dimension 2, or of any with a `plane`.
+    codes : array of shape (n, d)
     labels : array of int, shape (n,)
         The cluster of each code; −1 for codes of none.
-    centres : array of shape (k, 2)
+    centres : array of shape (k, d)
         The clusters' centres, such as Fréchet means.
     averages : bool
         Show the average of each cluster's codes too: its mean in latent coordinates, beside the one of the geometry.
@@ -63,6 +65,8 @@ def clusters(
         Grid points along the shorter side.
     max_codes : int
         At most this many codes are drawn, evenly picked; the legend says so.
+    plane : Plane, optional
+        As in `measure`; codes and centres are projected onto it.
     title : str, optional
 
     Returns
@@ -83,31 +87,42 @@ def clusters(
     >>> [trace.name for trace in figure.data if trace.name in ("centres", "averages")]
     ['averages', 'centres']
     """
-    z, label, middle = _checked(codes, labels, centres)
+    z, label, middle = _checked(codes, labels, centres, inputs.check_plane(metric, plane))
     decoder = getattr(metric, "decoder", None) if decoder is None else decoder
+
+    def flat(points: NDArray[Any]) -> NDArray[Any]:
+        return points if plane is None else plane.project(points)[0]
+
     figure = measure(
         metric,
         codes=codes,
         labels=label,
-        bounds=_bounds(np.concatenate([z, middle])),
+        bounds=_bounds(flat(np.concatenate([z, middle]))),
         decoder=decoder,
         resolution=resolution,
         max_codes=max_codes,
+        plane=plane,
         title=title or f"{len(middle)} clusters of {len(z):,} codes",
     )
     for trace in figure.data:
         if trace.name is not None and trace.name.startswith("label"):
             trace.name = trace.name.replace("label", "cluster", 1)
     own = [z[label == k] for k in range(len(middle))]
-    average = np.stack([part.mean(0) if len(part) else np.full(2, np.nan) for part in own])
+    average = np.stack([part.mean(0) if len(part) else np.full(z.shape[1], np.nan) for part in own])
     if averages:
-        figure.add_traces(_averages(average, middle))
-    figure.add_traces(_centres(middle, [len(part) for part in own]))
+        figure.add_traces(_averages(flat(average), flat(middle)))
+    figure.add_traces(_centres(flat(middle), [len(part) for part in own]))
     rows: list[Row] = []
     if decoder is not None:
         tiles = [("centres", middle)] + ([("averages", average)] if averages else [])
         rows = [_row(decoder, points[:MOST_TILES], shape, name) for name, points in tiles]
-    lay_out(figure, rows, np.asarray(figure.data[0].x), np.asarray(figure.data[0].y))
+    lay_out(
+        figure,
+        rows,
+        np.asarray(figure.data[0].x),
+        np.asarray(figure.data[0].y),
+        labels_of(plane),
+    )
     if rows:
         _number(figure, min(len(middle), MOST_TILES), rows[0])
     return figure
@@ -122,13 +137,13 @@ def _bounds(points: NDArray[Any]) -> tuple[float, float, float, float]:
     return float(left), float(right), float(bottom), float(top)
 
 
-def _checked(codes: Any, labels: Any, centres: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def _checked(codes: Any, labels: Any, centres: Any, dim: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     z, label, middle = (np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x) for x in (codes, labels, centres))
     z, middle = z.astype(np.float64), middle.astype(np.float64)
-    if z.ndim != 2 or z.shape[1] != 2 or not len(z) or not np.isfinite(z).all():
-        raise ValueError(f"`codes` must be finite and have shape (n, 2) with n >= 1, got {z.shape}")
-    if middle.ndim != 2 or middle.shape[1] != 2 or not len(middle) or not np.isfinite(middle).all():
-        raise ValueError(f"`centres` must be finite and have shape (k, 2), got {middle.shape}")
+    if z.ndim != 2 or z.shape[1] != dim or not len(z) or not np.isfinite(z).all():
+        raise ValueError(f"`codes` must be finite and have shape (n, {dim}) with n >= 1, got {z.shape}")
+    if middle.ndim != 2 or middle.shape[1] != dim or not len(middle) or not np.isfinite(middle).all():
+        raise ValueError(f"`centres` must be finite and have shape (k, {dim}), got {middle.shape}")
     if label.shape != (len(z),) or label.dtype.kind not in "iu":
         raise ValueError(f"`labels` must be one whole number per code, shape ({len(z)},), got {label.shape}")
     if label.size and not (label.min() >= -1 and label.max() < len(middle)):

@@ -16,8 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from latentgeo.metrics import Metric
-from latentgeo.plot import theme
-from latentgeo.plot.measure import _codes, _in_double, _like, length_units, measure
+from latentgeo.plot import inputs, theme
+from latentgeo.plot.fields import in_double, length_units
+from latentgeo.plot.measure import measure
+from latentgeo.plot.planes import Plane
 
 TYPICAL = 0.3  # semi-axis of the median ellipse, in spacings of the grid
 LONGEST = 0.47  # what longer ellipses are shrunk to, so that neighbours do not overlap
@@ -34,6 +36,7 @@ def indicatrix(
     ellipses: int = 15,
     radius: float | None = None,
     max_codes: int = 300,
+    plane: Plane | None = None,
     title: str | None = None,
 ) -> go.Figure:
     """Ellipses of equal length over the heatmap of the log measure element.
@@ -44,9 +47,9 @@ def indicatrix(
     Parameters
     ----------
     metric : Metric
-        Of latent dimension 2.
-    codes, labels, bounds, resolution, title
-        As in `measure`.
+        Of latent dimension 2, or of any with a `plane`.
+    codes, labels, bounds, resolution, plane, title
+        As in `measure`; on a plane the ellipses hold steps along it.
     ellipses : int
         Ellipses along the shorter side of the map.
     radius : float, optional
@@ -89,6 +92,7 @@ def indicatrix(
         bounds=bounds,
         resolution=resolution,
         max_codes=max_codes,
+        plane=plane,
         title=title or "Steps of equal length",
     )
     x, y = figure.data[0].x, figure.data[0].y
@@ -100,10 +104,11 @@ def indicatrix(
         count = max(1, int(size / spacing + 1e-9))
         sides.append(low + (size - count * spacing) / 2 + spacing * (np.arange(count) + 0.5))
     centres = np.stack(np.meshgrid(*sides), -1).reshape(-1, 2)
-    exact, like = _in_double(metric), _like(metric, [], codes)
-    axes, turn = _shapes(exact, torch.as_tensor(centres).to(like))
-    points = _codes(codes, like)
-    typical = axes if points is None or len(points) == 0 else _shapes(exact, points)[0]
+    exact, like = in_double(metric), inputs.like(metric, [], codes)
+    places = torch.as_tensor(centres if plane is None else plane.lift(centres))
+    axes, turn = _shapes(exact, places.to(like), plane)
+    points = inputs.as_codes(codes, like, inputs.check_plane(metric, plane))
+    typical = axes if points is None or len(points) == 0 else _shapes(exact, points, plane)[0]
     mean = np.sqrt(typical.prod(1))
     mean = mean[np.isfinite(mean) & (mean > 0)]
     if radius is None:
@@ -130,10 +135,13 @@ def indicatrix(
     return figure
 
 
-def _shapes(metric: Metric, z: Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
+def _shapes(metric: Metric, z: Tensor, plane: Plane | None) -> tuple[NDArray[Any], NDArray[Any]]:
     """Semi-axes (n, 2) of unit indicatrices, the long one first, and their directions as columns (n, 2, 2)."""
     with torch.no_grad():
         G = metric.tensor(z.to(metric.dtype or z.dtype)).cpu().double().numpy()
+    if plane is not None:
+        basis = np.array([plane.first, plane.second])
+        G = basis @ G @ basis.T
     bad = ~np.isfinite(G).all((1, 2))
     values, vectors = np.linalg.eigh(np.where(bad[:, None, None], np.eye(2), G))
     # beyond 10¹² the short axis is invisible anyway

@@ -15,9 +15,10 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from latentgeo.learn.land import LAND
-from latentgeo.plot import overlays, theme
-from latentgeo.plot.measure import _codes, _describe, _grid, _heatmap, _in_double, _like, _values
-from latentgeo.plot.walks import _dots, _lay_out, _square
+from latentgeo.plot import inputs, overlays, theme
+from latentgeo.plot.fields import describe, in_double
+from latentgeo.plot.heatmaps import heatmap
+from latentgeo.plot.walks import dots, panels_side_by_side, square
 
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
@@ -98,22 +99,22 @@ def land(
         if value < 2:
             raise ValueError(f"`{name}` must be at least 2, got {value}")
     metric = model._metric
-    like = _like(metric, [], codes)
-    points = _codes(codes, like)
-    bounds = bounds or _square(points, [model.means_])
-    x, y = _grid(bounds, None, [], resolution)
+    like = inputs.like(metric, [], codes)
+    points = inputs.as_codes(codes, like)
+    bounds = bounds or square(None if points is None else points.cpu().double().numpy(), [model.means_])
+    x, y = inputs.window(bounds, [], resolution)
     decoder = getattr(metric, "decoder", None)
-    grid = _mesh(x, y).to(like.device)
-    what, formula, units = _describe(metric, "both", decoder)
+    grid = inputs.mesh(x, y, like.device)
+    field = describe(metric, "both", decoder)
     level = overlays.saturation(decoder, grid)
-    base = _heatmap(x, y, _values(_in_double(metric), grid, "both"), level, formula, units)
+    base = heatmap(field, x, y, field.values(in_double(metric), grid), level)
     if level is not None:
         base += overlays.hatching(x, y, level)
     if points is not None:
-        base.append(_dots(points.cpu().double().numpy(), max_codes))
+        base.append(dots(points.cpu().double().numpy(), max_codes))
 
-    cx, cy = _grid(bounds, None, [], contour_resolution)
-    mesh = _mesh(cx, cy)
+    cx, cy = inputs.window(bounds, [], contour_resolution)
+    mesh = inputs.mesh(cx, cy, torch.device("cpu"))
     near = mesh.reshape(-1, 2)
     area = float((cx[1] - cx[0]) * (cy[1] - cy[0]))
     with torch.no_grad():
@@ -125,7 +126,7 @@ def land(
 
     titles = {"LAND": "Locally adaptive normal distributions", "mixture": "Gaussian mixture"}
     figure = go.Figure(layout={"template": theme.template(), "showlegend": False, "margin": _MARGIN})
-    floor = _lay_out(figure, [titles[name] for name in panels], x, y, [[] for _ in panels])
+    floor = panels_side_by_side(figure, [titles[name] for name in panels], x, y, [[] for _ in panels])
     for number, (name, (log_density, log_measure, means)) in enumerate(panels.items(), start=1):
         suffix = "" if number == 1 else str(number)
         on = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
@@ -146,7 +147,7 @@ def land(
         unit = "Riemannian volume" if name == "LAND" else "latent area"
         figure.layout.annotations[number - 1].text = f"<b>{titles[name]}</b><br>density per unit of {unit}"
     figure.update_layout(height=figure.layout.height + 16, margin={**_MARGIN, "b": _MARGIN["b"] + 16})  # for the key
-    first = title or f"{what}, and where the probability is"
+    first = title or f"{field.what}, and where the probability is"
     figure.update_layout(title={"text": first})
     key = "contours: smallest regions with 50 % (solid), 80 % (dashed), 95 % (dotted) of probability; diamonds: means"
     figure.add_annotation(
@@ -157,11 +158,6 @@ def land(
 
 
 _MARGIN = {"l": 76, "r": 110, "t": 116, "b": 72}
-
-
-def _mesh(x: NDArray[Any], y: NDArray[Any]) -> Tensor:
-    """Grid points (rows, columns, 2)."""
-    return torch.stack(torch.meshgrid(torch.as_tensor(x), torch.as_tensor(y), indexing="xy"), dim=-1)
 
 
 def _log_density(model: LAND, points: Tensor) -> NDArray[Any]:

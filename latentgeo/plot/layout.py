@@ -18,8 +18,11 @@ MARGIN = {"l": 125, "r": 115, "t": 96, "b": 16}
 LEGEND = 118  # pixels between the map and what stands beneath: ticks, axis title, legend of marks
 
 
-def lay_out(figure: go.Figure, rows: list[Row], x: NDArray[Any], y: NDArray[Any]) -> None:
+def lay_out(
+    figure: go.Figure, rows: list[Row], x: NDArray[Any], y: NDArray[Any], labels: tuple[str, str] | None = None
+) -> None:
     """Map above, legends below it, strips beneath in two columns of pairs."""
+    across, up = labels or ("z₁", "z₂")
     columns = 2 if len(rows) > 2 else 1
     indent, row_gap, pair_gap = 140, 4, 20
     column = (PANEL[0] - (columns - 1) * indent) / columns
@@ -34,10 +37,13 @@ def lay_out(figure: go.Figure, rows: list[Row], x: NDArray[Any], y: NDArray[Any]
     # A map that is narrower than the panel leaves no gap before its colour bar.
     width = min(1.0, (x[-1] - x[0]) / (y[-1] - y[0]) * PANEL[1] / PANEL[0])
     figure.update_xaxes(
-        title_text="z₁ (latent units)", range=[x[0] - step, x[-1] + step], domain=[0.0, width], constrain="domain"
+        title_text=f"{across} (latent units)",
+        range=[x[0] - step, x[-1] + step],
+        domain=[0.0, width],
+        constrain="domain",
     )
     figure.update_yaxes(
-        title_text="z₂ (latent units)",
+        title_text=f"{up} (latent units)",
         range=[y[0] - step, y[-1] + step],
         domain=[floor, 1.0],
         constrain="domain",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from latentgeo.decoders import Decoder
     from latentgeo.geodesics import Geodesic
     from latentgeo.metrics import Metric
+    from latentgeo.plot.planes import Plane
 
 SATURATED = 0.95
 MOST_LABELS = 200
@@ -40,23 +41,27 @@ class Curve:
     straight: float
     converged: bool
     status: str
+    away: float = 0.0  # most latent units off the plane that is drawn
 
 
-def curves(metric: Metric, path: Geodesic) -> list[Curve]:
-    """Sample every curve of a result."""
+def curves(metric: Metric, path: Geodesic, plane: Plane | None = None) -> list[Curve]:
+    """Sample every curve of a result, as it is seen on the plane if there is one."""
     t = torch.linspace(0, 1, POINTS, dtype=path.z.dtype, device=path.z.device)
     with torch.no_grad():
         z = path(t).reshape(-1, POINTS, path.z.shape[-1])
         lines = torch.lerp(z[:, :1], z[:, -1:], t[:, None])
         straight = curve_length(metric, lines)
-    if z.shape[-1] != 2:
-        raise ValueError(f"`paths` must hold curves in 2 latent dimensions, got {z.shape[-1]}")
+    dim = 2 if plane is None else plane.dim
+    if z.shape[-1] != dim:
+        raise ValueError(f"`paths` must hold curves in {dim} latent dimensions, got {z.shape[-1]}")
+    drawn, ends, away = z.cpu().double().numpy(), lines.cpu().double().numpy(), np.zeros(len(z))
+    if plane is not None:
+        drawn, off = plane.project(drawn)
+        ends, _ = plane.project(ends)
+        away = off.max(-1)
     flat = (x.reshape(-1).tolist() for x in (path.length, path.length_error, straight, path.converged))
     status = [s.value for s in np.asarray(path.status, dtype=object).reshape(-1)]
-    return [
-        Curve(*numbers)
-        for numbers in zip(z.cpu().double().numpy(), lines.cpu().double().numpy(), *flat, status, strict=True)
-    ]
+    return [Curve(*numbers) for numbers in zip(drawn, ends, *flat, status, away.tolist(), strict=True)]
 
 
 def curve_traces(curves: list[Curve], units: str) -> list[go.BaseTraceType]:
@@ -71,6 +76,8 @@ def curve_traces(curves: list[Curve], units: str) -> list[go.BaseTraceType]:
             f"{letter(index)}: geodesic<br>length {curve.length:.4g} ± {curve.error:.2g} {units}"
             f"<br>{gain:.1f} % shorter than the straight line<br>{curve.status}"
         )
+        if curve.away > 0:
+            hover += f"<br>projected: up to {curve.away:.3g} latent units off this plane"
         if curve.converged:
             traces += _line(curve.z, "geodesic", hover, theme.PAPER, shown, width=3.5)
         else:
@@ -125,7 +132,12 @@ def reletter(rows: list[Row]) -> None:
 
 
 def code_traces(
-    points: NDArray[Any], labels: NDArray[Any] | None, heights: NDArray[Any], formula: str, most: int
+    points: NDArray[Any],
+    labels: NDArray[Any] | None,
+    heights: NDArray[Any],
+    formula: str,
+    most: int,
+    away: NDArray[Any] | None = None,
 ) -> list[go.BaseTraceType]:
     """One trace of points per label."""
     groups: list[Any] = [None] if labels is None else sorted(set(labels.tolist()))
@@ -137,6 +149,7 @@ def code_traces(
     if len(points) > most:
         chosen = np.linspace(0, len(points) - 1, most).round().astype(int)
     note = "" if len(chosen) == len(points) else f" ({len(chosen):,} of {len(points):,})"
+    told = [np.arange(len(points)), heights] + ([] if away is None else [away])
     traces: list[go.BaseTraceType] = []
     for position, label in enumerate(groups):
         member = chosen if labels is None else chosen[labels[chosen] == label]
@@ -157,12 +170,15 @@ def code_traces(
                     "opacity": 0.85,
                     "line": {"color": theme.INK, "width": 0.4},
                 },
-                customdata=np.column_stack([member, heights[member]]),
+                customdata=np.column_stack([part[member] for part in told]),
                 hovertemplate="code %{customdata[0]:d}"
                 + ("" if label is None else f", label {label}")
-                + "<br>z = (%{x:.3g}, %{y:.3g}) latent units<br>"
+                + ("<br>z = " if away is None else "<br>at ")
+                + "(%{x:.3g}, %{y:.3g}) latent units<br>"
                 + formula
-                + " = %{customdata[1]:.3f}<extra></extra>",
+                + " = %{customdata[1]:.3f}"
+                + ("" if away is None else "<br>projected: %{customdata[2]:.3g} latent units off this plane")
+                + "<extra></extra>",
                 name=name,
             )
         )

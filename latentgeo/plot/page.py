@@ -12,23 +12,24 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from latentgeo.plot import theme
+from latentgeo.plot.theme import FONT, WIDTH, Look, look_of, themed
+from latentgeo.plot.theme import page as look
 
 _PICTURES = ("png", "svg", "pdf", "jpg", "jpeg", "webp")
-_STYLE = f"""
-:root {{ color-scheme: light; }}
-body {{ font: 16px/1.5 {theme.FONT}; color: {theme.INK}; background: {theme.PAPER};
+_STYLE = """
+:root {{ color-scheme: {name}; }}
+body {{ font: 16px/1.5 {font}; color: {ink}; background: {paper};
        max-width: 1200px; margin: 0 auto; padding: 24px 16px 48px; }}
 h1 {{ font-size: 28px; line-height: 1.2; margin: 0 0 8px; }}
 p {{ max-width: 75ch; margin: 8px 0 16px; }}
 figure {{ margin: 24px 0 0; }}
-figcaption {{ max-width: 75ch; color: #444; margin-top: 4px; }}
+figcaption {{ max-width: 75ch; color: {faint}; margin-top: 4px; }}
 .scroll {{ overflow-x: auto; }}
 .scroll > div {{ min-width: 1100px; }}
 table {{ border-collapse: collapse; margin: 16px 0; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: 4px 14px 4px 0; text-align: right; white-space: nowrap; }}
-th {{ border-bottom: 2px solid {theme.INK}; }}
-td {{ border-bottom: 1px solid #ddd; }}
+th {{ border-bottom: 2px solid {ink}; }}
+td {{ border-bottom: 1px solid {faint}40; }}
 th:first-child, td:first-child {{ text-align: left; }}
 """
 
@@ -40,6 +41,7 @@ def write_html(
     title: str = "latentgeo",
     intro: str = "",
     table: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None,
+    theme: Look | None = None,
 ) -> Path:
     """Write figures as one self-contained HTML page.
 
@@ -53,6 +55,8 @@ def write_html(
         Heading and opening text (plain text; blank lines part paragraphs).
     table : (header, rows), optional
         Shown between the text and the figures.
+    theme : {"light", "dark"}, optional
+        The look of the page and all its figures; None is that of the first figure.
 
     Returns
     -------
@@ -62,7 +66,7 @@ def write_html(
     Raises
     ------
     ValueError
-        If `figures` is empty.
+        If `figures` is empty, or there is no such theme.
 
     Examples
     --------
@@ -78,15 +82,17 @@ def write_html(
     entries = [figures] if isinstance(figures, go.Figure) else list(figures)
     if not entries:
         raise ValueError("`figures` must hold at least one figure, got none")
+    pairs = [(entry, "") if isinstance(entry, go.Figure) else entry for entry in entries]
+    name = look_of(pairs[0][0]) if theme is None else theme
+    style = _STYLE.format(name=name, font=FONT, **vars(look(name)))
     body = [f"<h1>{html.escape(title)}</h1>"]
     body += [f"<p>{html.escape(part.strip())}</p>" for part in intro.split("\n\n") if part.strip()]
     if table is not None:
         body.append(_table(*table))
-    for entry in entries:
-        figure, caption = (entry, "") if isinstance(entry, go.Figure) else entry
+    for figure, caption in pairs:
         body.append('<figure><div class="scroll">')
         body.append(
-            figure.to_html(
+            themed(figure, name).to_html(
                 full_html=False,
                 include_plotlyjs=False,
                 include_mathjax=False,
@@ -99,7 +105,7 @@ def write_html(
     path.write_text(
         "<!DOCTYPE html>\n"
         '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>\n"
+        f"<title>{html.escape(title)}</title><style>{style}</style><script>{get_plotlyjs()}</script></head>\n"
         "<body>\n" + "\n".join(body) + "\n</body></html>\n",
         encoding="utf-8",
     )
@@ -132,7 +138,47 @@ def browser() -> Path | None:
     return Path(found) if found and Path(found).is_file() else None
 
 
-def write_png(figure: go.Figure, path: str | os.PathLike[str], *, width: int = theme.WIDTH) -> Path:
+def write_figure(
+    figure: go.Figure, path: str | os.PathLike[str], *, width: int = WIDTH, theme: Look | None = None
+) -> Path:
+    """Write a figure in the format of the file's suffix: HTML as a page of its own, everything else as a picture.
+
+    Parameters
+    ----------
+    figure : Figure
+        Any plotly figure.
+    path : path
+        Ends in .html, .png, .svg, .pdf, .jpg or .webp; its folder is made if need be.
+    width : int
+        Pixels across, of a picture.
+    theme : {"light", "dark"}, optional
+        The look; that of the figure if None.
+
+    Returns
+    -------
+    pathlib.Path
+        The file written.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        As `write_html` and `write_png` do.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_figure(go.Figure(go.Scatter(y=[1, 2])), Path(folder) / "figure.html", theme="dark").name
+    'figure.html'
+    """
+    if Path(path).suffix.lower() in (".html", ".htm"):
+        return write_html(figure, path, theme=theme)
+    return write_png(figure, path, width=width, theme=theme)
+
+
+def write_png(
+    figure: go.Figure, path: str | os.PathLike[str], *, width: int = WIDTH, theme: Look | None = None
+) -> Path:
     """Write a figure as a static picture; the suffix chooses PNG, SVG, PDF, JPEG or WebP.
 
     Parameters
@@ -143,6 +189,8 @@ def write_png(figure: go.Figure, path: str | os.PathLike[str], *, width: int = t
         The file to write; its folder is made if need be.
     width : int
         Pixels across. The layout stays that of the full-size figure, shrunk or enlarged.
+    theme : {"light", "dark"}, optional
+        The look; that of the figure if None.
 
     Returns
     -------
@@ -152,7 +200,7 @@ def write_png(figure: go.Figure, path: str | os.PathLike[str], *, width: int = t
     Raises
     ------
     ValueError
-        If the suffix is no known format or `width` is not positive.
+        If the suffix is no known format, `width` is not positive or there is no such theme.
     RuntimeError
         If kaleido is not installed or no Chromium or Chrome is found; says which, and what to do.
     """
@@ -172,7 +220,9 @@ def write_png(figure: go.Figure, path: str | os.PathLike[str], *, width: int = t
             "a static picture needs Chromium or Chrome, and none was found: install one, "
             "or set BROWSER_PATH to its program, or write HTML instead"
         )
-    own = figure.layout.width or theme.WIDTH
+    if theme is not None:
+        figure = themed(figure, theme)
+    own = figure.layout.width or WIDTH
     options = {"format": kind, "width": own, "scale": width / own}
     if figure.layout.height is not None:
         options["height"] = figure.layout.height

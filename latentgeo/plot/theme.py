@@ -6,7 +6,9 @@ Labels use the palette of Okabe & Ito (2008, "Color Universal Design"); the meas
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 
@@ -30,47 +32,117 @@ FAILED = "#D55E00"
 INK = "#1A1A1A"
 PAPER = "#FFFFFF"
 SINGULAR = "#8C8C8C"
+ON_PAGE = "page"  # `meta` of traces drawn on the page, not over a map: they take its colours
 WIDTH = 1200  # pixels that layouts are made for
 SIZE = 18  # of text, in pixels: still readable in a picture shrunk to half
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 
 
-@cache
-def template() -> go.layout.Template:
+Look = Literal["light", "dark"]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Colours of what is drawn on the page; what is drawn over a map has the same colours on either."""
+
+    ink: str
+    paper: str
+    faint: str
+    outline: str
+
+
+PAGES: dict[str, Page] = {
+    "light": Page(ink=INK, paper=PAPER, faint="#5F6368", outline=INK),
+    "dark": Page(ink="#E8EAED", paper="#15181D", faint="#A8ADB3", outline="#C4C7CC"),
+}
+FAINT = PAGES["light"].faint
+
+
+def page(theme: Look) -> Page:
+    """The colours of a look.
+
+    Examples
+    --------
+    >>> page("dark").paper
+    '#15181D'
+    """
+    if theme not in PAGES:
+        raise ValueError(f"`theme` must be 'light' or 'dark', got {theme!r}")
+    return PAGES[theme]
+
+
+def template(theme: Look = "light") -> go.layout.Template:
     """The template that every figure of this package carries.
+
+    Parameters
+    ----------
+    theme : {"light", "dark"}
 
     Returns
     -------
     plotly.graph_objects.layout.Template
         Pass it as ``layout.template`` to give a figure of your own the same look.
 
+    Raises
+    ------
+    ValueError
+        If `theme` is neither.
+
     Examples
     --------
     >>> template().layout.font.size
     18
+    >>> template("dark").layout.paper_bgcolor
+    '#15181D'
     """
+    page(theme)
+    return _template(theme)
+
+
+@cache
+def _template(theme: Look) -> go.layout.Template:
+    look = page(theme)
     axis = {
         "showgrid": False,
         "zeroline": False,
         "tickfont": {"size": SIZE - 2},
-        "linecolor": INK,
+        "linecolor": look.ink,
         "linewidth": 1,
         "mirror": True,
         "ticks": "outside",
-        "tickcolor": INK,
+        "tickcolor": look.ink,
         "title": {"standoff": 8},
+    }
+    space = {
+        "backgroundcolor": look.paper,
+        "gridcolor": "rgba(128,128,128,0.35)",
+        "linecolor": look.faint,
+        "tickfont": {"size": SIZE - 5},
+        "title": {"font": {"size": SIZE - 1}},
+        "zeroline": False,
+        "showspikes": False,
     }
     return go.layout.Template(
         layout={
-            "font": {"family": FONT, "size": SIZE, "color": INK},
-            "title": {"font": {"size": 24}, "x": 0.0, "xref": "paper", "xanchor": "left"},
-            "paper_bgcolor": PAPER,
-            "plot_bgcolor": PAPER,
+            "font": {"family": FONT, "size": SIZE, "color": look.ink},
+            "title": {
+                "font": {"size": 24},
+                "x": 0.0,
+                "xref": "paper",
+                "xanchor": "left",
+                "y": 1.0,
+                "yref": "container",
+                "yanchor": "top",
+                "pad": {"t": 26},
+            },
+            "paper_bgcolor": look.paper,
+            "plot_bgcolor": look.paper,
             "colorway": list(LABELS),
             "hoverlabel": {"font": {"family": FONT, "size": 15}, "align": "left"},
             "xaxis": axis,
             "yaxis": axis,
-            "legend": {"bgcolor": "rgba(255,255,255,0.85)", "itemsizing": "constant"},
+            "scene": {f"{name}axis": space for name in "xyz"},
+            "legend": {"bgcolor": "rgba(0,0,0,0)", "itemsizing": "constant"},
         }
     )
 
@@ -94,3 +166,79 @@ def label_style(index: int) -> tuple[str, str]:
     (('#E69F00', 'circle'), ('#FFFFFF', 'diamond'))
     """
     return LABELS[index % len(LABELS)], SYMBOLS[index // 8 % len(SYMBOLS)]
+
+
+def themed(figure: go.Figure, theme: Look) -> go.Figure:
+    """The same figure in another look; the one given is left as it is.
+
+    Changes what is drawn on the page: text, axes, keys of the legends, lines on plain panels. Maps, and the marks on
+    them, stay: cividis and the white lines with dark edges read on either page.
+
+    Parameters
+    ----------
+    figure : Figure
+        Of this package, in any look, or any other with its template.
+    theme : {"light", "dark"}
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+
+    Raises
+    ------
+    ValueError
+        If `theme` is neither.
+
+    Examples
+    --------
+    >>> figure = go.Figure(layout={"template": template()})
+    >>> dark = themed(figure, "dark")
+    >>> dark.layout.template.layout.paper_bgcolor, figure.layout.template.layout.paper_bgcolor
+    ('#15181D', '#FFFFFF')
+    >>> themed(dark, "light") == figure
+    True
+    """
+    look = page(theme)
+    swap = {getattr(other, part): getattr(look, part) for other in PAGES.values() for part in ("ink", "paper", "faint")}
+    whole = figure.to_plotly_json()
+    layout = {key: value for key, value in whole["layout"].items() if key != "template"}
+    data = [_recoloured(trace, swap, look) for trace in whole["data"]]
+    return go.Figure(data=data, layout={**_swapped(layout, swap), "template": template(theme)})
+
+
+def look_of(figure: go.Figure) -> Look:
+    """The look that a figure has: dark if its template's page is, else light.
+
+    Examples
+    --------
+    >>> look_of(go.Figure(layout={"template": template("dark")})), look_of(go.Figure())
+    ('dark', 'light')
+    """
+    return "dark" if figure.layout.template.layout.paper_bgcolor == PAGES["dark"].paper else "light"
+
+
+def _recoloured(trace: dict[str, Any], swap: dict[str, str], look: Page) -> dict[str, Any]:
+    """A trace on the page in its colours; of a trace on a map, the outlines of black points, which vanish on black."""
+    marker = trace.get("marker") or {}
+    key = _is_key(trace) and (trace.get("mode") == "lines" or str(marker.get("symbol", "")).endswith("-open"))
+    if key or trace.get("meta") == ON_PAGE:
+        return {name: part if name == "meta" else _swapped(part, swap) for name, part in trace.items()}
+    if isinstance(marker.get("color"), str) and marker["color"] == "#000000" and marker.get("line"):
+        return {**trace, "marker": {**marker, "line": {**marker["line"], "color": look.outline}}}
+    return trace
+
+
+def _is_key(trace: dict[str, Any]) -> bool:
+    """Whether a trace is there for its entry in the legend alone."""
+    x = trace.get("x")
+    return trace.get("type") == "scatter" and x is not None and len(x) == 1 and x[0] is None
+
+
+def _swapped(part: Any, swap: dict[str, str]) -> Any:
+    if isinstance(part, dict):
+        return {name: _swapped(inner, swap) for name, inner in part.items()}
+    if isinstance(part, list):
+        return [_swapped(inner, swap) for inner in part]
+    if isinstance(part, tuple):
+        return tuple(_swapped(inner, swap) for inner in part)
+    return swap.get(part, part) if isinstance(part, str) else part

@@ -14,8 +14,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from latentgeo.plot import overlays, theme
-from latentgeo.plot.measure import _codes, _describe, _grid, _heatmap, _in_double, _like, _values
+from latentgeo.plot import inputs, overlays, theme
+from latentgeo.plot.fields import describe, in_double
+from latentgeo.plot.heatmaps import heatmap
+from latentgeo.plot.planes import Plane, labels_of
 from latentgeo.plot.strips import Row, _images, add_row, letter
 from latentgeo.walks import Walk
 
@@ -40,6 +42,7 @@ def walks(
     shape: tuple[int, ...] | None = None,
     resolution: int = 110,
     max_codes: int = 1500,
+    plane: Plane | None = None,
     title: str | None = None,
 ) -> go.Figure:
     """Walks over the log measure element of a 2-D latent space, side by side, with decoded filmstrips.
@@ -47,10 +50,10 @@ def walks(
     Parameters
     ----------
     metric : Metric
-        Of latent dimension 2.
+        Of latent dimension 2, or of any with a `plane`.
     walks : Walk, or mapping from names to Walk
         One panel each; best with the same starts and the same seed.
-    codes : array of shape (n, 2), optional
+    codes : array of shape (n, d), optional
         Drawn as points; they also set the bounds.
     bounds : (left, right, bottom, top), optional
         In latent units; around the codes, or the walks, if None.
@@ -66,6 +69,8 @@ def walks(
         Grid points along the shorter side of a panel.
     max_codes : int
         At most this many codes are drawn, evenly picked.
+    plane : Plane, optional
+        As in `measure`; walks are projected onto it.
     title : str, optional
         First line of the title.
 
@@ -77,7 +82,7 @@ def walks(
     Raises
     ------
     ValueError
-        If the metric or a walk is not 2-D, there is no walk, or a count is out of range.
+        If the metric or a walk has other dimensions than the map, there is no walk, or a count is out of range.
 
     Examples
     --------
@@ -89,8 +94,7 @@ def walks(
     [10, 10, 10]
     """
     panels = {walks.law: walks} if isinstance(walks, Walk) else dict(walks)
-    if metric.dim not in (None, 2):
-        raise ValueError(f"`metric` must have latent dimension 2 to be drawn as a map, got {metric.dim}")
+    dim = inputs.check_plane(metric, plane)
     if not panels:
         raise ValueError("`walks` must hold at least one walk, got none")
     for name, least, value in (("n_walkers", 1, n_walkers), ("n_images", 0, n_images), ("resolution", 2, resolution)):
@@ -99,26 +103,28 @@ def walks(
                 f"`{name}` must be {'0 or at least 2' if least == 0 else f'at least {least}'}, got {value}"
             )
     for name, walk in panels.items():
-        if walk.z.shape[-1] != 2:
-            raise ValueError(f"`walks` must be in 2 latent dimensions, got {walk.z.shape[-1]} for {name!r}")
+        if walk.z.shape[-1] != dim:
+            raise ValueError(f"`walks` must be in {dim} latent dimensions, got {walk.z.shape[-1]} for {name!r}")
     decoder = getattr(metric, "decoder", None) if decoder is None else decoder
     shown = {name: _paths(walk)[:n_walkers] for name, walk in panels.items()}
-    points = _codes(codes, _like(metric, [], codes))
-    x, y = _grid(bounds or _square(points, list(shown.values())), None, [], resolution)
-    device = _like(metric, [], codes).device
-    axes = (torch.as_tensor(side, device=device) for side in (x, y))
-    grid = torch.stack(torch.meshgrid(*axes, indexing="xy"), dim=-1)
-    what, formula, units = _describe(metric, "both", decoder)
+    if plane is not None:
+        shown = {name: plane.project(paths)[0] for name, paths in shown.items()}
+    like = inputs.like(metric, [], codes)
+    points = inputs.as_codes(codes, like, dim)
+    where = None if points is None else inputs.flat(points, plane)[0]
+    x, y = inputs.window(bounds or square(where, list(shown.values())), [], resolution)
+    grid = inputs.mesh(x, y, like.device, plane)
+    field = describe(metric, "both", decoder, dim)
     level = overlays.saturation(decoder, grid)
-    base = _heatmap(x, y, _values(_in_double(metric), grid, "both"), level, formula, units)
+    base = heatmap(field, x, y, field.values(in_double(metric), grid, plane), level)
     if level is not None:
         base += overlays.hatching(x, y, level)
-    if points is not None:
-        base.append(_dots(points.cpu().double().numpy(), max_codes))
+    if where is not None:
+        base.append(dots(where, max_codes))
 
     figure = go.Figure(layout={"template": theme.template(), "showlegend": False, "margin": MARGIN})
     rows = {name: _film(decoder, panels[name], n_walkers, n_images, shape) for name in panels}
-    floor = _lay_out(figure, list(panels), x, y, list(rows.values()))
+    floor = panels_side_by_side(figure, list(panels), x, y, list(rows.values()), labels_of(plane))
     for number, (name, walk) in enumerate(panels.items(), start=1):
         suffix = "" if number == 1 else str(number)
         on = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
@@ -134,8 +140,9 @@ def walks(
             figure.add_traces([trace.update(on) for trace in _path(walk, path, index)])
         figure.layout.annotations[number - 1].text = f"<b>{name}</b><br>{_told(walk, shown[name], x, y)}"
     figure.update_layout(title={"text": title or "Random walks from the same codes, with the same random numbers"})
+    key = _key(where, level, field.what + ("" if plane is None else f" on {plane.about}, walks projected"))
     figure.add_annotation(
-        text=_key(points, level, what), x=0.0, y=0.0, xref="paper", yref="paper", xanchor="left", yanchor="top",
+        text=key, x=0.0, y=0.0, xref="paper", yref="paper", xanchor="left", yanchor="top",
         yshift=-14 if any(rows.values()) else -56, showarrow=False, font={"size": theme.SIZE - 4},
     )  # fmt: skip
     return figure
@@ -146,9 +153,9 @@ def _paths(walk: Walk) -> NDArray[Any]:
     return walk.z.detach().cpu().double().numpy().reshape(-1, *walk.z.shape[-2:])
 
 
-def _square(points: Tensor | None, paths: list[NDArray[Any]]) -> tuple[float, float, float, float]:
+def square(points: NDArray[Any] | None, paths: list[NDArray[Any]]) -> tuple[float, float, float, float]:
     """A square around the codes, or around the walks where there are none."""
-    everything = np.concatenate([p.reshape(-1, 2) for p in paths]) if points is None else points.cpu().double().numpy()
+    everything = np.concatenate([p.reshape(-1, 2) for p in paths]) if points is None else points
     everything = everything[np.isfinite(everything).all(1)]
     if not len(everything):
         everything = np.array([[-3.0, -3.0], [3.0, 3.0]])
@@ -157,7 +164,8 @@ def _square(points: Tensor | None, paths: list[NDArray[Any]]) -> tuple[float, fl
     return middle[0] - half, middle[0] + half, middle[1] - half, middle[1] + half
 
 
-def _dots(points: NDArray[Any], most: int) -> go.Scatter:
+def dots(points: NDArray[Any], most: int) -> go.Scatter:
+    """Codes as small white dots."""
     chosen = np.linspace(0, len(points) - 1, min(most, len(points))).round().astype(int)
     marker = {"size": 2.5, "color": "rgba(255,255,255,0.55)"}
     style: dict[str, Any] = {"mode": "markers", "marker": marker, "hoverinfo": "skip", "name": "codes"}
@@ -205,7 +213,7 @@ def _told(walk: Walk, paths: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> 
     return f"{text}<br>{', '.join(fared) or f'all {len(paths)} on the map'}"
 
 
-def _key(points: Tensor | None, level: NDArray[Any] | None, what: str) -> str:
+def _key(points: NDArray[Any] | None, level: NDArray[Any] | None, what: str) -> str:
     parts = [what, "circle: start, diamond: end, cross: stopped"]
     if points is not None:
         parts.append("dots: codes")
@@ -226,8 +234,16 @@ def _film(
     return [Row(_images(decoder, z, shape), "", letter(index)) for index, z in enumerate(codes)]
 
 
-def _lay_out(figure: go.Figure, names: list[str], x: NDArray[Any], y: NDArray[Any], rows: list[list[Row]]) -> float:
+def panels_side_by_side(
+    figure: go.Figure,
+    names: list[str],
+    x: NDArray[Any],
+    y: NDArray[Any],
+    rows: list[list[Row]],
+    labels: tuple[str, str] | None = None,
+) -> float:
     """Panels side by side, each walk's strips beneath it; returns where the panels' lower edge is."""
+    across, up = labels or ("z₁", "z₂")
     room = theme.WIDTH - MARGIN["l"] - MARGIN["r"]
     n = len(names)
     side = min(room if n > 1 else 0.62 * room, (room - GAP * (n - 1)) / n)
@@ -247,13 +263,13 @@ def _lay_out(figure: go.Figure, names: list[str], x: NDArray[Any], y: NDArray[An
                     "domain": domain,
                     "anchor": f"y{suffix}",
                     "range": [x[0] - step, x[-1] + step],
-                    "title": {"text": "z₁ (latent units)", "font": {"size": theme.SIZE - 2}},
+                    "title": {"text": f"{across} (latent units)", "font": {"size": theme.SIZE - 2}},
                 },
                 f"yaxis{suffix}": {
                     "domain": [floor, 1.0],
                     "anchor": f"x{suffix}",
                     "range": [y[0] - step, y[-1] + step],
-                    "title": {"text": "z₂ (latent units)" if number == 1 else "", "font": {"size": theme.SIZE - 2}},
+                    "title": {"text": f"{up} (latent units)" if number == 1 else "", "font": {"size": theme.SIZE - 2}},
                 },
             }
         )
