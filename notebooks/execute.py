@@ -47,10 +47,11 @@ def execute(path: Path) -> Path:
     os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"  # figures as numbers; no network, no browser
     key, started = _key(path), time.perf_counter()
     book = nbformat.read(path, as_version=4)
-    client = NotebookClient(
-        book, timeout=TIMEOUT, kernel_name="python3", resources={"metadata": {"path": str(ROOT / "notebooks")}}
-    )
-    client.execute()
+    where = {"metadata": {"path": str(ROOT / "notebooks")}}
+    quiet = ["--IPKernelApp.log_level=ERROR"]
+    NotebookClient(
+        book, kernel_name="python3", timeout=TIMEOUT, startup_timeout=TIMEOUT, resources=where, extra_arguments=quiet
+    ).execute()
     nbformat.write(book, copy)
     copy.with_suffix(".key").write_text(key, encoding="utf-8")
     sys.stderr.write(f"{path.stem}: {time.perf_counter() - started:.1f} s\n")

@@ -25,11 +25,6 @@ def markdown(text: str) -> str:
 
     >>> markdown("Density :math:`p`, see [1]_.")
     'Density $p$, see [1].'
-    >>> print(markdown("References\\n----------\\n.. [1] A, B.\\n   More."))
-    References
-    ----------
-    - [1] A, B.
-      More.
     """
     text = re.sub(
         r"^([ \t]*)\.\. math::[ \t]*(.*(?:\n(?:\1[ \t]+\S.*|[ \t]*(?=\n\1[ \t]+\S)))*)", _block, text, flags=re.M

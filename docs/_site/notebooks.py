@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,7 @@ class Page:
 
 
 def pages(root: Path, which: str) -> list[Page]:
-    """Pages of all notebooks; ``which`` ("none", "short", "all") are executed first where their result is not at hand."""
-    import sys
-
+    """Pages of all notebooks; those asked for ("none", "short", "all") are executed where no result is at hand."""
     sys.path.insert(0, str(root / "notebooks"))
     import execute
 
