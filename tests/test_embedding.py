@@ -314,7 +314,7 @@ def test_identity_and_pickling():
     [
         ({"function": 3}, TypeError, "`function` must be callable"),
         ({"function": abs, "dim": 0}, ValueError, "`dim` must be a positive"),
-        ({"function": abs, "max_bytes": 0}, ValueError, "`max_bytes` must be positive"),
+        ({"function": abs, "max_bytes": 0}, ValueError, "`max_bytes` must be positive or None"),
     ],
 )
 def test_bad_arguments(kwargs, error, words):

@@ -22,6 +22,7 @@ from .probe import Report, probe
 __all__ = ["DEFAULT_MAX_BYTES", "Embedding", "mark_constant"]
 
 DEFAULT_MAX_BYTES = 2**26
+_ACCELERATOR_BYTES = 2**30  # there calls are dear and memory is quick; on a CPU small temporaries stay in its caches
 
 
 class Embedding:
@@ -37,8 +38,9 @@ class Embedding:
         Used in messages and the repr.
     module : torch.nn.Module, optional
         The module whose parameters `function` uses; gives dtype, device and the parameters that gradients flow to.
-    max_bytes : int
-        Memory budget of one batched call; larger batches are cut into chunks.
+    max_bytes : int, optional
+        Memory budget of one batched call; larger batches are cut into chunks. None means 64 MiB on a CPU and 1 GiB on
+        an accelerator.
 
     Raises
     ------
@@ -62,19 +64,19 @@ class Embedding:
         dim: int | None = None,
         name: str = "phi",
         module: Module | None = None,
-        max_bytes: int = DEFAULT_MAX_BYTES,
+        max_bytes: int | None = None,
     ) -> None:
         if not callable(function):
             raise TypeError(f"`function` must be callable, got {type(function).__name__}")
         if dim is not None and dim < 1:
             raise ValueError(f"`dim` must be a positive integer or None, got {dim}")
-        if max_bytes < 1:
-            raise ValueError(f"`max_bytes` must be positive, got {max_bytes}")
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(f"`max_bytes` must be positive or None, got {max_bytes}")
         self.function = function
         self.dim = dim
         self.name = name
         self.module = module
-        self.max_bytes = int(max_bytes)
+        self._max_bytes = None if max_bytes is None else int(max_bytes)
         self._report: Report | None = None
         self._warned: set[str] = set()
         self._frozen = True
@@ -119,6 +121,13 @@ class Embedding:
     def device(self) -> torch.device | None:
         """Device of the module's weights; None if there are none."""
         return next((t.device for t in self._tensors()), None)
+
+    @property
+    def max_bytes(self) -> int:
+        """Memory budget of one batched call."""
+        if self._max_bytes is not None:
+            return self._max_bytes
+        return DEFAULT_MAX_BYTES if self.device is None or self.device.type == "cpu" else _ACCELERATOR_BYTES
 
     @property
     def report(self) -> Report | None:
