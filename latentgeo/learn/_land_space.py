@@ -72,7 +72,8 @@ class Logs:
         )
         if self.curves is None or other.curves is None:
             return Logs(xi, failed, lost)
-        return Logs(xi, failed, lost, self.curves.index_copy(0, index, other.curves[index]))
+        there = index.to(self.curves.device)  # the curves stay where the metric is, the statistics are NumPy's
+        return Logs(xi, failed, lost, self.curves.index_copy(0, there, other.curves[there]))
 
 
 class Space(abc.ABC):
