@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from latentgeo._cli.group import Group
+from latentgeo._cli.train_flow import flow
+from latentgeo._cli.train_gan import gan
 from latentgeo._cli.train_vae import vae
 
 app = typer.Typer(
@@ -14,3 +16,5 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(vae)
+app.command()(gan)
+app.command()(flow)

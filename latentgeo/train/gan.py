@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from latentgeo.decoders import Deterministic, fit_precision, wrap
 from latentgeo.io import LatentModel
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GAN", "GANLearner", "normalise_spectrally"]
 
+_WARM = 15  # power iterations before training
 _RAMP = 10  # the running average forgets its start within about so many steps
 _SCORED = 1000  # held-out data that are inverted for the scores
 _FITTED = 5000  # training data that are inverted for the precision
@@ -269,24 +271,53 @@ def output_for(output: str | None, x: Tensor) -> str | None:
     return "sigmoid" if bool((x >= 0).all() and (x <= 1).all()) else None
 
 
-class _Times(nn.Module):
-    """Multiplies a weight by a constant, after the parametrisation that made its spectral norm 1."""
+class SpectralNorm(nn.Module):
+    """Parametrisation of a weight by a matrix of free scale: its largest singular value is held at `norm`.
 
-    def __init__(self, factor: float) -> None:
+    One power iteration in each forward pass while training (Miyato et al. 2018, algorithm 1).
+
+    Parameters
+    ----------
+    weight : Tensor of shape (out, ...), or (S, out, in) if stacked
+    norm : float
+    stacked : bool
+        The weight is S matrices, each normalised for itself.
+    """
+
+    u: Tensor
+    v: Tensor
+
+    def __init__(self, weight: Tensor, norm: float = 1.0, stacked: bool = False) -> None:
         super().__init__()
-        self.factor = factor
+        self.norm, self.stacked = norm, stacked
+        matrix = self._matrix(weight.detach())
+        self.register_buffer("u", functional.normalize(torch.randn_like(matrix[..., :1]), dim=-2))
+        self.register_buffer("v", functional.normalize(matrix.mT @ self.u, dim=-2))
+        for _ in range(_WARM):
+            self._iterate(matrix)
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        return weight if self.stacked else weight.flatten(1)
+
+    @torch.no_grad()
+    def _iterate(self, matrix: Tensor) -> None:
+        self.u = functional.normalize(matrix @ self.v, dim=-2)
+        self.v = functional.normalize(matrix.mT @ self.u, dim=-2)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return self.factor * weight
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight / self.factor
+        """The weight, of the same shape and of this spectral norm."""
+        matrix = self._matrix(weight)
+        if self.training:
+            self._iterate(matrix.detach())
+        sigma = self.u.mT @ matrix @ self.v  # (..., 1, 1)
+        return (self.norm * matrix / sigma).reshape(weight.shape)
 
 
 def normalise_spectrally(module: nn.Module, norm: float = 1.0) -> None:
     """Hold every linear and convolutional layer's weight, as a matrix of its output units, at a spectral norm.
 
-    By one power iteration for each training step (Miyato et al. 2018), in place.
+    In place. A layer of another kind takes part if it has a `weight` that is a stack of matrices and says so by an
+    attribute `stacked`.
 
     Examples
     --------
@@ -297,13 +328,8 @@ def normalise_spectrally(module: nn.Module, norm: float = 1.0) -> None:
     >>> round(torch.linalg.matrix_norm(layer.weight, 2).item(), 4)
     2.0
     """
-    for layer in list(_weighted(module)):
-        parametrizations.spectral_norm(layer)
-        if norm != 1.0:
-            nn.utils.parametrize.register_parametrization(layer, "weight", _Times(norm), unsafe=True)
-
-
-def _weighted(module: nn.Module) -> Iterator[nn.Module]:
-    for part in module.modules():
-        if isinstance(part, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            yield part
+    for layer in list(module.modules()):
+        stacked = getattr(layer, "stacked", False) is True
+        if stacked or isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            weight: Any = layer.weight
+            parametrize.register_parametrization(layer, "weight", SpectralNorm(weight, norm, stacked))
