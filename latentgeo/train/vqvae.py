@@ -261,7 +261,7 @@ class VQVAELearner(Learner):
         parameters = self.likelihood.parameters(*read(output, len(x)))
         flat = x.flatten(1)
         found = {
-            "reconstruction": -self.likelihood.log_prob(parameters, flat).mean(),
+            "distortion": -self.likelihood.log_prob(parameters, flat).mean(),
             "squared_error": (self.likelihood.mean(parameters) - flat).square().mean(),
             "commitment": commitment,
         }
@@ -291,10 +291,10 @@ class VQVAELearner(Learner):
             nats = prior.nats(codes)
         parts = nats.split(self.decoder.positions, dim=1)
         bits = {f"bits_per_code{n}": p.mean() / math.log(2) for n, p in zip(self.level_names, parts, strict=True)}
-        return {"prior": nats.sum(1).mean(), **bits}
+        return {"rate": nats.sum(1).mean(), **bits}
 
     def _sum(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        loss = found["reconstruction"] + found["prior"] + self.recipe.commitment * found["commitment"]
+        loss = found["distortion"] + found["rate"] + self.recipe.commitment * found["commitment"]
         if "codebook" in found:
             loss = loss + found["codebook"]
         return {"loss": loss, **found}
@@ -320,7 +320,7 @@ class VQVAELearner(Learner):
         for name, part in zip(self.level_names, codes.split(self.decoder.positions, dim=1), strict=True):
             sums[f"perplexity{name}"] = float(perplexity(part, self.recipe.n_codes))
         scores |= {name: round(value, 6) for name, value in sums.items()}
-        scores["bound"] = round(sums["reconstruction"] + sums["prior"], 6)  # minus log p(x) is at most this, in nats
+        scores["bound"] = round(sums["distortion"] + sums["rate"], 6)  # minus log p(x) is at most this, in nats
         scores["log2_n_codes"] = round(math.log2(self.recipe.n_codes), 6)
         scores["codes_per_datum"] = sum(self.decoder.positions)
         decoder = wrap(self.decoder.cpu().eval(), self.decoder.latent_dim, self.likelihood)
