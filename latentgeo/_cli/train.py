@@ -8,6 +8,7 @@ from latentgeo._cli.group import Group
 from latentgeo._cli.train_flow import flow
 from latentgeo._cli.train_gan import gan
 from latentgeo._cli.train_vae import vae
+from latentgeo._cli.train_vqvae import vqvae
 
 app = typer.Typer(
     cls=Group,
@@ -16,5 +17,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(vae)
+app.command()(vqvae)
 app.command()(gan)
 app.command()(flow)
