@@ -6,14 +6,18 @@ The measure heatmap follows Arvanitidis, Hansen, Hauberg, "Latent Space Oddity" 
 from __future__ import annotations
 
 from latentgeo.plot.clusters import clusters
+from latentgeo.plot.contours import distance_contours
 from latentgeo.plot.curvature import curvature
+from latentgeo.plot.distance_matrix import distance_matrix
 from latentgeo.plot.fields import condition_number, length_units, log_measure
+from latentgeo.plot.geodesic import geodesic
 from latentgeo.plot.indicatrix import indicatrix
 from latentgeo.plot.land import land
 from latentgeo.plot.measure import measure
 from latentgeo.plot.page import browser, write_figure, write_html, write_png
 from latentgeo.plot.planes import Plane
 from latentgeo.plot.strips import strip
+from latentgeo.plot.surface import surface
 from latentgeo.plot.theme import LABELS, MEASURE, template, themed
 from latentgeo.plot.walks import walks
 
@@ -25,12 +29,16 @@ __all__ = [
     "clusters",
     "condition_number",
     "curvature",
+    "distance_contours",
+    "distance_matrix",
+    "geodesic",
     "indicatrix",
     "land",
     "length_units",
     "log_measure",
     "measure",
     "strip",
+    "surface",
     "template",
     "themed",
     "walks",

@@ -115,7 +115,7 @@ class Field:
     def bar(self) -> str:
         """Title of the colour bar."""
         formula = "½ log det G" if self.term in ("both", "mean", "std") and "+" in self.formula else self.formula
-        small = "<span style='font-size:14px'>"
+        small = "<span style='font-size:16px'>"
         return f"{formula}<br>{small}{self.units}</span>"
 
     def values(self, metric: Metric, z: Tensor, plane: Plane | None = None) -> NDArray[Any]:

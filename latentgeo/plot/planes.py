@@ -6,6 +6,7 @@ The principal plane is spanned at the Fréchet mean by the first two directions 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ class Plane:
         return cls(_tuple(start), _tuple(first), _tuple(second), labels, "the plane through three codes")
 
     @classmethod
-    def principal(cls, metric: Metric, codes: ArrayLike | Tensor, *, n_codes: int = 100, **options: Any) -> Plane:
+    def principal(cls, metric: Metric, codes: ArrayLike | Tensor, *, n_codes: int = 60, **options: Any) -> Plane:
         """The plane along which geodesics from the codes' Fréchet mean explain the most variance.
 
         It touches the geodesics of the first two components of `GeodesicPCA` at the mean, and is flat in latent
@@ -129,8 +130,12 @@ class Plane:
         n_codes : int
             At most this many of them are used, evenly picked: each costs some geodesics.
         **options
-            Of `GeodesicPCA`: `graph`, `solver`, `tol`, `max_iter`.
+            Of `GeodesicPCA`: `graph`, `solver`, `tol`, `max_iter`; by default its geodesics and its mean are rough, as
+            a picture may have them.
         """
+        from sklearn.exceptions import ConvergenceWarning
+
+        from latentgeo.geodesics import Newton
         from latentgeo.learn import GeodesicPCA
 
         Z = np.asarray(codes.detach().cpu() if isinstance(codes, Tensor) else codes)
@@ -139,7 +144,11 @@ class Plane:
         if n_codes < 3:
             raise ValueError(f"`n_codes` must be at least 3, got {n_codes}")
         Z = Z[np.linspace(0, len(Z) - 1, min(n_codes, len(Z))).round().astype(int)]
-        pca = GeodesicPCA(metric, 2, **options).fit(Z)
+        # A picture needs no exact mean, nor lengths to a thousandth.
+        options = {"solver": Newton(n_points=17, max_points=65, rtol=0.05), "tol": 0.02, "max_iter": 10, **options}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            pca = GeodesicPCA(metric, 2, **options).fit(Z)
         share, (one, two) = pca.explained_variance_ratio_, pca.components_.astype(np.float64)
         first, second = _orthonormal(one, two, "the codes must spread in two directions")
         labels = (f"1st principal direction, {share[0]:.0%}", f"2nd principal direction, {share[1]:.0%}")

@@ -49,11 +49,12 @@ class Page:
     paper: str
     faint: str
     outline: str
+    grid: str
 
 
 PAGES: dict[str, Page] = {
-    "light": Page(ink=INK, paper=PAPER, faint="#5F6368", outline=INK),
-    "dark": Page(ink="#E8EAED", paper="#15181D", faint="#A8ADB3", outline="#C4C7CC"),
+    "light": Page(ink=INK, paper=PAPER, faint="#5F6368", outline=INK, grid="#D0D4D9"),
+    "dark": Page(ink="#E8EAED", paper="#15181D", faint="#A8ADB3", outline="#C4C7CC", grid="#454B54"),
 }
 FAINT = PAGES["light"].faint
 
@@ -115,7 +116,9 @@ def _template(theme: Look) -> go.layout.Template:
     }
     space = {
         "backgroundcolor": look.paper,
-        "gridcolor": "rgba(128,128,128,0.35)",
+        "showgrid": True,
+        "gridcolor": look.grid,
+        "showline": True,
         "linecolor": look.faint,
         "tickfont": {"size": SIZE - 5},
         "title": {"font": {"size": SIZE - 1}},
@@ -125,16 +128,7 @@ def _template(theme: Look) -> go.layout.Template:
     return go.layout.Template(
         layout={
             "font": {"family": FONT, "size": SIZE, "color": look.ink},
-            "title": {
-                "font": {"size": 24},
-                "x": 0.0,
-                "xref": "paper",
-                "xanchor": "left",
-                "y": 1.0,
-                "yref": "container",
-                "yanchor": "top",
-                "pad": {"t": 26},
-            },
+            "title": {"font": {"size": 24}, "x": 0.0, "xref": "paper", "xanchor": "left"},
             "paper_bgcolor": look.paper,
             "plot_bgcolor": look.paper,
             "colorway": list(LABELS),
@@ -200,9 +194,9 @@ def themed(figure: go.Figure, theme: Look) -> go.Figure:
     """
     look = page(theme)
     swap = {getattr(other, part): getattr(look, part) for other in PAGES.values() for part in ("ink", "paper", "faint")}
-    whole = figure.to_plotly_json()
-    layout = {key: value for key, value in whole["layout"].items() if key != "template"}
-    data = [_recoloured(trace, swap, look) for trace in whole["data"]]
+    # part by part: a whole figure as JSON has its arrays packed into text
+    layout = {key: value for key, value in figure.layout.to_plotly_json().items() if key != "template"}
+    data = [_recoloured(trace.to_plotly_json(), swap, look) for trace in figure.data]
     return go.Figure(data=data, layout={**_swapped(layout, swap), "template": template(theme)})
 
 
