@@ -491,3 +491,14 @@ def test_no_path_leaves_no_files(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train.fit(RECIPE, data, **{**OPTIONS, "epochs": 1})
     assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_losses_that_only_some_steps_have_are_means_over_those_steps(data):
+    class Sometimes(Worsening):
+        def training_step(self, x, progress, optimizers, generator):
+            found = super().training_step(x, progress, optimizers, generator)
+            return {**found, "extra": torch.tensor(2.0)} if int(self.steps) % 3 == 0 else found
+
+    recipe = WorseningRecipe()
+    recipe.learner = lambda data, generator: Sometimes()
+    assert train.fit(recipe, data, **{**OPTIONS, "epochs": 1}).history[0]["extra"] == 2.0

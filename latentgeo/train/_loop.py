@@ -123,6 +123,36 @@ def _start(run: Run) -> Path | None:
     return run.state
 
 
+class Totals:
+    """Sums of per-batch means, weighed by the batches' sizes; not every step need name the same losses."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, ...], Tensor] = {}
+        self._counts: dict[tuple[str, ...], int] = {}
+
+    def add(self, losses: dict[str, Tensor], count: int, look: str | None = None) -> None:
+        """Add a batch; with `look`, raise there and then if a loss is not finite."""
+        names = tuple(losses)
+        # one vector: two small operations per step, whatever the number of losses
+        values = torch.stack([value.detach() for value in losses.values()]).double()
+        if look is not None and not bool(torch.isfinite(values).all()):
+            check_finite(losses, look)
+        self._sums[names] = self._sums[names] + values * count if names in self._sums else values * count
+        self._counts[names] = self._counts.get(names, 0) + count
+
+    def means(self, where: str) -> dict[str, float]:
+        """Means over all that was added."""
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for names, values in self._sums.items():
+            for name, value in zip(names, values.tolist(), strict=True):
+                sums[name] = sums.get(name, 0.0) + value
+                counts[name] = counts.get(name, 0) + self._counts[names]
+        found = {name: total / counts[name] for name, total in sums.items()}
+        check_finite({name: torch.tensor(value) for name, value in found.items()}, where)
+        return found
+
+
 def _now() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
@@ -185,8 +215,7 @@ class Driver(pl.LightningModule):
         seed = self._seed(epoch, 1 + rank)
         self._noise = torch.Generator(self.device).manual_seed(seed)
         torch.manual_seed(seed)
-        self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._totals = Totals()
 
     def training_step(self, step: int, batch_idx: int) -> None:
         """One step of the learner."""
@@ -200,20 +229,15 @@ class Driver(pl.LightningModule):
                 group["lr"] = group["initial_lr"] * rate
         batch = self._data[0][self._order[batch_idx]]
         losses = self.learner.training_step(batch, progress, optimizers, self._noise)
-        losses = {name: value.detach() for name, value in losses.items()}
-        if self.device.type == "cpu" or batch_idx % _LOOK == 0:
-            check_finite(losses, f"in epoch {self.current_epoch + 1}, step {batch_idx + 1}")
-        for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, 0) + value.double() * len(batch)
-        self._count += len(batch)
+        look = self.device.type == "cpu" or batch_idx % _LOOK == 0
+        where = f"in epoch {self.current_epoch + 1}, step {batch_idx + 1}"
+        self._totals.add(losses, len(batch), where if look else None)
 
     # books -------------------------------------------------------------------------------------------------------
 
     def on_train_epoch_end(self) -> None:
         """Figures of the epoch, those of the data held out, and whether to stop."""
-        means = {name: total / self._count for name, total in self._sums.items()}
-        check_finite(means, f"in epoch {self.current_epoch + 1}")
-        figures = {"epoch": float(self.current_epoch + 1), **{name: float(value) for name, value in means.items()}}
+        figures = {"epoch": float(self.current_epoch + 1), **self._totals.means(f"in epoch {self.current_epoch + 1}")}
         if self._data[1] is not None:
             figures |= self._validate(self._data[1])
         self.outcome.history.append(figures)
@@ -226,14 +250,12 @@ class Driver(pl.LightningModule):
     def _validate(self, x: Tensor) -> dict[str, float]:
         self.learner.eval()
         noise = torch.Generator(self.device).manual_seed(self._seed(0, 0))  # the same every time
-        sums: dict[str, Tensor] = {}
+        totals = Totals()
         for batch in x.split(_ROWS):
-            for name, value in self.learner.losses(batch, 1.0, noise).items():
-                sums[name] = sums.get(name, 0) + value.double() * len(batch)
+            totals.add(self.learner.losses(batch, 1.0, noise), len(batch))
         self.learner.train()
-        found = {f"held_out_{name}": total / len(x) for name, total in sums.items()}
-        check_finite(found, f"on data held out, after epoch {self.current_epoch + 1}")
-        return {name: float(value) for name, value in found.items()}
+        found = totals.means(f"on data held out, after epoch {self.current_epoch + 1}")
+        return {f"held_out_{name}": value for name, value in found.items()}
 
     def _maybe_stop(self, loss: float, patience: int) -> None:
         if (self.current_epoch + 1) / self.run.epochs < self.learner.warmup:
