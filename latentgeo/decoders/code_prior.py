@@ -87,7 +87,7 @@ class CodePrior(nn.Module):
 
     def nats(self, codes: Tensor) -> Tensor:
         """Minus the log-probability of each code given those before it: (B, L), in nats."""
-        return functional.cross_entropy(self(codes).transpose(1, 2).float(), codes, reduction="none")
+        return functional.cross_entropy(self(codes).transpose(1, 2), codes, reduction="none")
 
     def bits_per_code(self, codes: Tensor) -> list[float]:
         """The mean number of bits per code of each level; log2 K is what no knowledge costs."""
@@ -136,7 +136,7 @@ class CodePrior(nn.Module):
             for j, block in enumerate(self.blocks):
                 h, past[j] = block(h, past[j])
             if i >= n_given:
-                p = (self.heads[level](self.norm(h[:, 0])).float() / temperature).softmax(-1)
+                p = (self.heads[level](self.norm(h[:, 0])) / temperature).softmax(-1)
                 codes[:, i] = torch.multinomial(p, 1, generator=generator)[:, 0]
         return codes
 
