@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from latentgeo._cli import arrays, solving, tables
+from latentgeo._cli import arrays, planes, solving, tables
 from latentgeo._cli.cluster import cluster
 from latentgeo._cli.diagnose import diagnose
 from latentgeo._cli.fit_land import fit_land
@@ -37,11 +37,13 @@ app = typer.Typer(
 
 
 class Term(str, Enum):
-    """Which part of the expected metric a heatmap shows."""
+    """What a heatmap shows."""
 
     both = "both"
     mean = "mean"
     std = "std"
+    condition = "condition"
+    curvature = "curvature"
 
 
 class Dtype(str, Enum):
@@ -192,8 +194,15 @@ def heatmap(
         int | None, typer.Option(help="Draw geodesics between this many random pairs of codes (4).", min=0)
     ] = None,
     term: Annotated[
-        Term, typer.Option(help="What to draw of the expected metric: all of it, its mean part, its σ part.")
+        Term,
+        typer.Option(
+            help="What to draw: ½ log det of the whole metric, of its mean part or of its σ part; log₁₀ of the "
+            "condition number of G; curvature."
+        ),
     ] = Term.both,
+    plane: Annotated[
+        str | None, typer.Option(help=planes.HELP, metavar="principal|axes:I,J|codes:I,J,K", show_default=False)
+    ] = None,
     image_shape: Annotated[
         str | None,
         typer.Option(
@@ -207,7 +216,7 @@ def heatmap(
     device: Device = "cpu",
     dtype: Precision = None,
 ) -> None:
-    """Map of the measure element ½ log det G over a 2-D latent space, with the codes and some geodesics.
+    """Map of the measure element ½ log det G over a latent space or a plane in it, with the codes and some geodesics.
 
     Where the map is high, a small step in latent space changes the decoded data much. The codes are those of --codes,
     or the checkpoint's own; without any the map shows −3 to 3.
@@ -221,10 +230,10 @@ def heatmap(
     model = source.load()
     decoder = place(model.decoder, device, dtype)
     metric = lg.metric(decoder)
-    if decoder.latent_dim != 2:
-        raise ValueError(f"a heatmap needs a 2-D latent space; {source.path} has {decoder.latent_dim} dimensions")
-    if term is not Term.both and (not isinstance(metric, lg.ExpectedMetric) or decoder.std_embedding is None):
-        raise ValueError(f"--term must be both where the metric has one part only; got {term.value} for {metric!r}")
+    if decoder.latent_dim < 2:
+        raise ValueError(f"a heatmap needs 2 latent dimensions or more; {source.path} has {decoder.latent_dim}")
+    if term in (Term.mean, Term.std) and (not isinstance(metric, lg.ExpectedMetric) or decoder.std_embedding is None):
+        raise ValueError(f"--term {term.value} needs a metric of two parts; {metric!r} has one")
     if codes is not None:
         points = arrays.read_codes(codes, decoder, codes_key)
     elif model.codes is not None or pairs:
@@ -234,6 +243,7 @@ def heatmap(
         if pairs is None:
             typer.echo("latentgeo: without codes the map shows −3 to 3; give yours with --codes FILE", err=True)
     shape = tables.image_shape(model, image_shape)
+    piece = planes.read_plane(plane, metric, points, decoder.latent_dim)
     tables.ready(out)
     solved = None
     if points is not None and pairs != 0:
@@ -246,6 +256,7 @@ def heatmap(
         paths=None if solved is None else solved.paths,
         resolution=resolution,
         term=term.value,
+        plane=piece,
         decoder=decoder,
         strips=solved is not None and tables.pictured(decoder, shape),
         shape=shape,

@@ -339,6 +339,50 @@ def test_heatmap(checkpoint, tmp_path, term):
     assert "straight line" in text
 
 
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory):
+    """A checkpoint of ten latent dimensions, with codes."""
+    torch.manual_seed(0)
+    decoder = lg.wrap(MLP([10, 16, 12]).eval(), 10, lg.Deterministic())
+    path = tmp_path_factory.mktemp("ten") / "ten.safetensors"
+    lg.save(lg.LatentModel(decoder, codes=torch.randn(30, 10), labels=torch.arange(30) % 2), path)
+    return path
+
+
+@pytest.mark.parametrize("plane", [(), ("--plane", "principal"), ("--plane", "axes:3,0"), ("--plane", "codes:4,0,7")])
+def test_heatmap_of_many_dimensions(ten, tmp_path, plane):
+    out = tmp_path / "map.html"
+    run("heatmap", ten, "--out", out, "--pairs", 1, "--resolution", 8, *plane)
+    text = out.read_text(encoding="utf-8")
+    kind = plane[1].partition(":")[0] if plane else "principal"
+    assert {"principal": "principal geodesic plane", "axes": "z\\u2084", "codes": "through three codes"}[kind] in text
+    assert "latent units off this plane" in text
+
+
+@pytest.mark.parametrize("term", ["condition", "curvature"])
+def test_heatmap_of_another_field(checkpoint, ten, tmp_path, term):
+    for model, extra in ((checkpoint, ()), (ten, ("--plane", "axes:0,1"))):
+        out = tmp_path / f"{term}.html"
+        run("heatmap", model, "--out", out, "--pairs", 0, "--resolution", 8, "--term", term, *extra)
+        assert term in out.read_text(encoding="utf-8").lower()
+
+
+@pytest.mark.parametrize(
+    ("plane", "message"),
+    [
+        ("plane", "must be principal, axes:I,J or codes:I,J,K"),
+        ("axes:0", "must be principal"),
+        ("axes:0,-1", "must be principal"),
+        ("codes:0,1", "must be principal"),
+        ("codes:0,1,30", "there are 30"),
+        ("axes:0,10", "two different positions in 0 … 9"),
+        ("codes:1,1,2", "must not lie on one line"),
+    ],
+)
+def test_no_such_plane(ten, tmp_path, plane, message):
+    assert message in refused("heatmap", ten, "--out", tmp_path / "o.html", "--plane", plane)
+
+
 @pytest.mark.skipif(plot.browser() is None, reason="no kaleido, or no Chromium or Chrome")
 def test_heatmap_as_picture(checkpoint, tmp_path):
     out = tmp_path / "map.html"
@@ -355,7 +399,10 @@ def test_heatmap_bad_options(checkpoint, tmp_path):
     assert ".html" in refused("heatmap", checkpoint, "--out", tmp_path / "o.png")
     decoder = lg.wrap(MLP([3, 4]).eval(), 3, lg.Deterministic())
     lg.save(lg.LatentModel(decoder, codes=torch.zeros(2, 3)), tmp_path / "three.safetensors")
-    assert "2-D latent space" in refused("heatmap", tmp_path / "three.safetensors", "--out", tmp_path / "o.html")
+    assert "three codes or more" in refused("heatmap", tmp_path / "three.safetensors", "--out", tmp_path / "o.html")
+    assert "--plane is for more than 2" in refused(
+        "heatmap", checkpoint, "--out", tmp_path / "o.html", "--plane", "axes:0,1"
+    )
     assert "2-D latent space" in refused("demo", tmp_path / "three.safetensors")
 
 

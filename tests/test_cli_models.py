@@ -221,7 +221,8 @@ def test_three_dimensions(here, weights, tmp_path):
     arguments += ("--likelihood", "deterministic")
     run("distances", *arguments, "--codes", tmp_path / "z.npy", "--out", tmp_path / "o.npy")
     assert np.load(tmp_path / "o.npy").shape == (3, 3)
-    assert "2-D latent space" in refused("heatmap", *arguments, "--out", tmp_path / "o.html")
+    run("heatmap", *arguments, "--out", tmp_path / "o.html", "--resolution", 8, "--pairs", 0, "--plane", "axes:2,0")
+    assert "the others fixed" in (tmp_path / "o.html").read_text(encoding="utf-8")
 
 
 def test_native_checkpoint_of_a_network_of_ones_own(nets, here, tmp_path):

@@ -148,7 +148,7 @@ def land(
         figure.layout.annotations[number - 1].text = f"<b>{titles[name]}</b><br>density per unit of {unit}"
     figure.update_layout(height=figure.layout.height + 16, margin={**_MARGIN, "b": _MARGIN["b"] + 16})  # for the key
     first = title or f"{field.what}, and where the probability is"
-    figure.update_layout(title={"text": first})
+    theme.title_at_top(figure, first)
     key = "contours: smallest regions with 50 % (solid), 80 % (dashed), 95 % (dotted) of probability; diamonds: means"
     figure.add_annotation(
         text=key + ("; dots: codes" if points is not None else ""), x=0.0, y=0.0, xref="paper", yref="paper",

@@ -131,7 +131,8 @@ def surface(
                 told += f", length {lengths[k]:.4g} {length_units(metric)}" if name == "geodesic" else ""
                 figure.add_traces(_curve(where, lift, name, told, not any(t.name == name for t in figure.data)))
             ends = frame(_embedded(metric, geodesics[k][[0, -1]], like))
-            figure.add_trace(_ends(ends, letter(index)))
+            off = 3 * _LIFT * size * _normals(metric, geodesics[k][[0, -1]], plane, frame, like)
+            figure.add_trace(_ends(np.concatenate([ends + off, ends - off]), letter(index)))
             index += 1
     share, whose = (frame.share(image), "surface's") if dots is None else (frame.share(dots), "codes'")
     first = title or "The surface that the decoder makes of the latent space"
@@ -145,7 +146,7 @@ def surface(
                for k, axis in enumerate("xyz")},
             "aspectmode": "data",
             "domain": {"x": [0.0, 1.0], "y": [0.06, 1.0]},
-            "camera": {"eye": {"x": 1.45, "y": -1.45, "z": 1.0}},
+            "camera": {"eye": {"x": 1.3, "y": -1.3, "z": 0.95}},
         },
         legend={"x": 0.0, "y": 0.0, "xanchor": "left", "yanchor": "bottom", "orientation": "h"},
     )  # fmt: skip
@@ -229,6 +230,7 @@ def _bounds(shown: list[NDArray[Any]]) -> tuple[float, float, float, float] | No
 
 
 def _skin(seen: NDArray[Any], heights: NDArray[Any], where: NDArray[Any], bar: str, formula: str) -> go.Surface:
+    heights = np.where(np.isfinite(seen).all(-1), heights, np.nan)
     finite = heights[np.isfinite(heights)]
     low, high = np.percentile(finite, (2, 99.5)) if finite.size else (0.0, 1.0)
     return go.Surface(

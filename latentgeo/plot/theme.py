@@ -109,6 +109,7 @@ def _template(theme: Look) -> go.layout.Template:
         "tickfont": {"size": SIZE - 2},
         "linecolor": look.ink,
         "linewidth": 1,
+        "showline": True,
         "mirror": True,
         "ticks": "outside",
         "tickcolor": look.ink,
@@ -209,6 +210,12 @@ def look_of(figure: go.Figure) -> Look:
     ('dark', 'light')
     """
     return "dark" if figure.layout.template.layout.paper_bgcolor == PAGES["dark"].paper else "light"
+
+
+def title_at_top(figure: go.Figure, text: str) -> None:
+    """Title just under the upper edge, for figures with something between it and their panels."""
+    y = 1 - 26 / figure.layout.height
+    figure.update_layout(title={"text": text, "y": y, "yref": "container", "yanchor": "top"})
 
 
 def _recoloured(trace: dict[str, Any], swap: dict[str, str], look: Page) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def walks(
         for index, path in enumerate(shown[name]):
             figure.add_traces([trace.update(on) for trace in _path(walk, path, index)])
         figure.layout.annotations[number - 1].text = f"<b>{name}</b><br>{_told(walk, shown[name], x, y)}"
-    figure.update_layout(title={"text": title or "Random walks from the same codes, with the same random numbers"})
+    theme.title_at_top(figure, title or "Random walks from the same codes, with the same random numbers")
     key = _key(where, level, field.what + ("" if plane is None else f" on {plane.about}, walks projected"))
     figure.add_annotation(
         text=key, x=0.0, y=0.0, xref="paper", yref="paper", xanchor="left", yanchor="top",
