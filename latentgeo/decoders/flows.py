@@ -194,7 +194,7 @@ class FlowEncoder(nn.Module):
         encoder = cls.__new__(cls)
         nn.Module.__init__(encoder)
         encoder.flow, encoder.arguments = flow, flow.arguments
-        return encoder
+        return encoder.train(flow.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Data (B, d), or (B, 2d) of cosines and sines where the flow embeds them, to codes (B, d)."""

@@ -118,7 +118,7 @@ class GAN:
 class GANLearner(Learner):
     """Generator, its running average and critic; see `GAN`."""
 
-    steps: Tensor
+    last: Tensor
 
     def __init__(self, recipe: GAN, shape: tuple[int, ...], output: str | None = None) -> None:
         super().__init__()
@@ -128,7 +128,16 @@ class GANLearner(Learner):
         self.critic = (recipe.critic or recipe.network).head(self.shape, 1)
         if recipe.spectral_norm is not None:
             normalise_spectrally(self.critic, recipe.spectral_norm)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.steps = 0  # of the critic
+        self.register_buffer("last", torch.zeros(()))  # the generator's loss, for the books
+
+    def get_extra_state(self) -> Tensor:
+        """How many steps the critic has taken; kept on the CPU, where looking at it makes no GPU wait."""
+        return torch.tensor(self.steps)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take up the count again."""
+        self.steps = int(state)
 
     def optimizers(self, learning_rate: float, n_steps: int) -> list[torch.optim.Optimizer]:
         betas = self.recipe.betas
@@ -172,8 +181,7 @@ class GANLearner(Learner):
         self.backward(critic_loss)
         of_critic.step()
         self.steps += 1
-        found = {"loss": -critic_loss.detach()}
-        if int(self.steps) % loss.n_critic == 0:
+        if self.steps % loss.n_critic == 0:
             self.critic.requires_grad_(False)
             generator_loss = loss.generator_loss(self.score(self.sample(len(x), generator, averaged=False)))
             of_generator.zero_grad()
@@ -181,16 +189,14 @@ class GANLearner(Learner):
             of_generator.step()
             self.critic.requires_grad_(True)
             self._follow()
-            self._last = generator_loss.detach()
-        found["generator"] = self.__dict__.get("_last", critic_loss.new_zeros(()).detach())
-        return found
+            self.last.copy_(generator_loss.detach())
+        return {"loss": -critic_loss.detach(), "generator": self.last.clone()}
 
     @torch.no_grad()
     def _follow(self) -> None:
-        done = int(self.steps) // self.recipe.loss.n_critic
+        done = self.steps // self.recipe.loss.n_critic
         decay = min(self.recipe.average, done / (done + _RAMP)) if self.recipe.average else 0.0
-        for slow, fast in zip(self.average.parameters(), self.generator.parameters(), strict=True):
-            slow.lerp_(fast, 1 - decay)
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
         for slow, fast in zip(self.average.buffers(), self.generator.buffers(), strict=True):
             slow.copy_(fast)
 
