@@ -10,6 +10,7 @@ from latentgeo.plot.contours import distance_contours
 from latentgeo.plot.curvature import curvature
 from latentgeo.plot.distance_matrix import distance_matrix
 from latentgeo.plot.fields import condition_number, length_units, log_measure
+from latentgeo.plot.generated import interpolations, manifold, samples, traversals
 from latentgeo.plot.geodesic import geodesic
 from latentgeo.plot.indicatrix import indicatrix
 from latentgeo.plot.land import land
@@ -19,6 +20,7 @@ from latentgeo.plot.planes import Plane
 from latentgeo.plot.strips import strip
 from latentgeo.plot.surface import surface
 from latentgeo.plot.theme import LABELS, MEASURE, template, themed
+from latentgeo.plot.truncation import truncation
 from latentgeo.plot.walks import walks
 
 __all__ = [
@@ -33,14 +35,19 @@ __all__ = [
     "distance_matrix",
     "geodesic",
     "indicatrix",
+    "interpolations",
     "land",
     "length_units",
     "log_measure",
+    "manifold",
     "measure",
+    "samples",
     "strip",
     "surface",
     "template",
     "themed",
+    "traversals",
+    "truncation",
     "walks",
     "write_figure",
     "write_html",
