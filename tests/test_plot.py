@@ -213,7 +213,10 @@ def test_strips_of_colour_images_and_of_vectors(path):
     colour = plot.strip(decoder, path, n=4, shape=(3, 2, 2)).data[0]
     assert isinstance(colour, go.Image)
     first = (decoder.mean(path.z[0, 0]).detach().reshape(3, 2, 2).permute(1, 2, 0) * 255).round()
-    assert_allclose(np.asarray(colour.z)[:, :2], first, atol=1)
+    pixels = np.asarray(colour.z)
+    assert_allclose(pixels[:, :2, :3], first, atol=1)
+    assert (pixels[:, :2, 3] == 255).all()
+    assert (pixels[:, 2] == 0).all()  # the gap is clear
     vector = plot.strip(decoder, path, n=4, shape=(12,)).data[0]
     assert vector.z.shape == (12, 7)
 

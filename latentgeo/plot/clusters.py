@@ -214,7 +214,9 @@ def _row(decoder: Decoder, points: NDArray[Any], shape: tuple[int, ...] | None, 
     """Decoded points side by side, with empty places after the last where there are few."""
     z = torch.as_tensor(np.nan_to_num(points), dtype=decoder.dtype or torch.float64, device=decoder.device)
     images = _images(decoder, z, tuple(decoder.data_shape if shape is None else shape))
-    blank = np.full(images.shape[1:], 255 if images.ndim == 4 else np.nan, images.dtype)
+    if images.ndim == 4:  # an opaque channel, so that empty places can be clear
+        images = np.concatenate([images, np.full_like(images[..., :1], 255)], axis=-1)
+    blank = np.full(images.shape[1:], 0 if images.ndim == 4 else np.nan, images.dtype)
     images[~np.isfinite(points).all(1)] = blank
     missing = _LEAST_TILES - len(images)
     if missing > 0:

@@ -101,9 +101,11 @@ class Row:
         self.label = label
         self.pair = pair
         self.colour = images.ndim == 4
+        if self.colour and images.shape[-1] == 3:
+            images = np.concatenate([images, np.full_like(images[..., :1], 255)], axis=-1)
         n, height, width = images.shape[:3]
         gap = max(1, width // 14)
-        blank = np.full((height, gap, *images.shape[3:]), 255 if self.colour else np.nan, images.dtype)
+        blank = np.full((height, gap, *images.shape[3:]), 0 if self.colour else np.nan, images.dtype)
         pieces = [piece for image in images for piece in (image, blank)][:-1]
         self.pixels = np.concatenate(pieces, axis=1)
         self.height, self.width = height, width * n + gap * (n - 1)
@@ -112,7 +114,9 @@ class Row:
         """The strip as a trace on the given axes."""
         name = f"{self.pair}: {self.label}"
         if self.colour:
-            return go.Image(z=self.pixels, name=name, hovertemplate=f"{name}<extra></extra>", **axes)
+            return go.Image(
+                z=self.pixels, colormodel="rgba256", name=name, hovertemplate=f"{name}<extra></extra>", **axes
+            )
         return go.Heatmap(
             z=self.pixels,
             colorscale="Greys",
