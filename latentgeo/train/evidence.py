@@ -30,7 +30,7 @@ class Evidence:
     standard_error : float
         Of that mean, over data.
     elbo, kl : float
-        Means of the evidence lower bound at the same samples, and of its KL term.
+        Means of the evidence lower bound at the same samples, and of its KL term; their sum is that of log p(x | z).
     per_datum : Tensor of shape (N,)
         float64, on the CPU.
     effective_samples : float
@@ -62,6 +62,7 @@ class Evidence:
             "standard_error": self.standard_error,
             "elbo": self.elbo,
             "kl": self.kl,
+            "reconstruction": self.elbo + self.kl,
             "n_data": self.n_data,
             "importance_samples": self.n_samples,
             "effective_samples": self.effective_samples,
