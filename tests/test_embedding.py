@@ -271,6 +271,22 @@ class TestBatching:
         with torch.no_grad():
             assert_close(parts(z), whole(z), rtol=1e-12, atol=1e-14)
 
+    def test_large_weights_are_given_large_batches(self):
+        large = torch.nn.Linear(2, 2_000_000)  # 24 MB
+        assert Embedding(large, dim=2, module=large).max_bytes == 6 * 24_000_000
+        assert Embedding(large, dim=2, module=large, max_bytes=1000).max_bytes == 1000
+        small = SMOOTH["layer norm"]
+        assert Embedding(small, dim=2, module=small).max_bytes == Embedding(torch.sin).max_bytes == 2**26
+
+    def test_expanded_codes_and_vectors(self):
+        phi = Embedding(SMOOTH["layer norm"], dim=2)
+        z, v, w = normal(1, 2), normal(5, 2, seed=1), normal(5, 20, seed=2)
+        many = z.expand(5, 2)
+        assert_close(phi.jvp(z, v), phi.jvp(z.repeat(5, 1), v), rtol=1e-12, atol=0)
+        assert_close(phi.jvp(many, v[:1].expand(5, 2)), phi.jvp(z, v[:1]).repeat(5, 1), rtol=1e-12, atol=0)
+        assert_close(phi.hvp(many, w, v), phi.hvp(z.repeat(5, 1), w, v), rtol=1e-12, atol=0)
+        assert_close(phi.second(many, v, v[:1]), phi.second(z.repeat(5, 1), v, v[:1].repeat(5, 1)), rtol=1e-12, atol=0)
+
     @pytest.mark.parametrize("shape", [(), (1,), (2, 3), (0,), (0, 4)])
     def test_shapes(self, shape):
         phi = Embedding(SMOOTH["tanh"], dim=2)

@@ -23,6 +23,7 @@ __all__ = ["DEFAULT_MAX_BYTES", "Embedding", "mark_constant"]
 
 DEFAULT_MAX_BYTES = 2**26
 _ACCELERATOR_BYTES = 2**30  # there calls are dear and memory is quick; on a CPU small temporaries stay in its caches
+_WEIGHTS = 6  # but every call reads all weights there: it is to carry rows worth so many times their bytes
 
 
 class Embedding:
@@ -39,8 +40,8 @@ class Embedding:
     module : torch.nn.Module, optional
         The module whose parameters `function` uses; gives dtype, device and the parameters that gradients flow to.
     max_bytes : int, optional
-        Memory budget of one batched call; larger batches are cut into chunks. None means 64 MiB on a CPU and 1 GiB on
-        an accelerator.
+        Memory budget of one batched call; larger batches are cut into chunks. None means 1 GiB on an accelerator; on
+        a CPU 64 MiB, or six times the bytes of the module's weights if that is more, and at most 1 GiB.
 
     Raises
     ------
@@ -127,7 +128,10 @@ class Embedding:
         """Memory budget of one batched call."""
         if self._max_bytes is not None:
             return self._max_bytes
-        return DEFAULT_MAX_BYTES if self.device is None or self.device.type == "cpu" else _ACCELERATOR_BYTES
+        if self.device is not None and self.device.type != "cpu":
+            return _ACCELERATOR_BYTES
+        weights = sum(t.numel() * t.element_size() for t in self._tensors())
+        return min(max(DEFAULT_MAX_BYTES, _WEIGHTS * weights), _ACCELERATOR_BYTES)
 
     @property
     def report(self) -> Report | None:
@@ -300,7 +304,7 @@ class Embedding:
         """φ''[u, v], the second derivative along two vectors, shape (*batch, D). Not differentiable."""
         path = self._path("second", paths.SECOND, z)
         z, u, v = torch.broadcast_tensors(z, u, v)
-        flat, u, v = (t.detach().reshape(-1, z.shape[-1]) for t in (z, u, v))
+        flat, u, v = (t.detach().reshape(-1, z.shape[-1]).contiguous() for t in (z, u, v))
         out = [path(self._derived, flat[s], u[s], v[s]) for s in self.chunks(flat, 8)]
         y = torch.cat(out) if out else z.new_empty(0, self.out_dim(z))
         return mark_constant(y.reshape((*z.shape[:-1], y.shape[-1])), "second", z, u, v)
@@ -311,7 +315,8 @@ class Embedding:
         """J along m stacked tangents V (m, *batch, d): (m, *batch, D)."""
         self._check(z)
         self.probe(z) if z.numel() else None
-        flat, V = z.reshape(-1, z.shape[-1]), V.reshape(V.shape[0], -1, V.shape[-1])
+        # forward mode takes no rows that share memory, as those of expanded codes do
+        flat, V = z.reshape(-1, z.shape[-1]).contiguous(), V.reshape(V.shape[0], -1, V.shape[-1])
         if flat.shape[0] == 0:
             return z.new_empty(V.shape[0], *z.shape[:-1], self.out_dim(z))
         weights = [p for p in self._parameters() if p.requires_grad]
@@ -340,7 +345,7 @@ class Embedding:
         self._check(z)
         m, d = V.shape[0], z.shape[-1]
         w = w if w.ndim == V.ndim else w.expand(m, *w.shape)
-        flat, W, V = z.detach().reshape(-1, d), w.detach(), V.detach().reshape(m, -1, d)
+        flat, W, V = z.detach().reshape(-1, d).contiguous(), w.detach(), V.detach().reshape(m, -1, d)
         W = W.reshape(m, flat.shape[0], W.shape[-1])
         if flat.shape[0] == 0:
             return z.new_empty(m, *z.shape)
