@@ -133,6 +133,7 @@ def resnet(metric: lg.Metric, z: Tensor, a: Tensor, b: Tensor, solver: lg.Sobole
     out |= {"probe_seconds": cpu() - before, "embedding": repr(phi), "row_bytes": phi.report.row_bytes}
     unit = Unit(phi, a[:4])
     out["forward_seconds_per_row"] = unit.measure()
+    print(f"probe {out['probe_seconds']:.1f} s, a row {1e3 * out['forward_seconds_per_row']:.1f} ms", file=sys.stderr)
 
     def entry(name: str, call: Callable[[], Any], rows: float) -> Any:
         result, out[name] = unit.cost(call, rows)
@@ -142,6 +143,9 @@ def resnet(metric: lg.Metric, z: Tensor, a: Tensor, b: Tensor, solver: lg.Sobole
     G = entry("tensor", lambda: metric.tensor(z), len(z) * (1 + d))
     spectrum = torch.linalg.eigvalsh(G.double())
     out["tensor"] |= {"codes": len(z), "condition_median": float((spectrum[:, -1] / spectrum[:, 0]).median())}
+    path = entry("connect", lambda: lg.connect(metric, a, b, solver=solver, throw=False), len(a) * NODES)
+    straight = lg.curve_length(metric, torch.stack([a, b], 1))
+    out["connect"] |= {**told(path), "mean_straight": float(straight.double().mean()), "solver": repr(solver)}
     few = z[:4]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -170,9 +174,6 @@ def resnet(metric: lg.Metric, z: Tensor, a: Tensor, b: Tensor, solver: lg.Sobole
             "finite": int(fair.sum()),
             "mean_squared_length_over_d": float(metric.norm(z[fair], v[fair]).square().mean() / d),  # 1 in expectation
         }
-    path = entry("connect", lambda: lg.connect(metric, a, b, solver=solver, throw=False), len(a) * NODES)
-    straight = lg.curve_length(metric, torch.stack([a, b], 1))
-    out["connect"] |= {**told(path), "mean_straight": float(straight.double().mean()), "solver": repr(solver)}
     return out
 
 
