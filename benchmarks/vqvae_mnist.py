@@ -1,12 +1,13 @@
-"""Vector-quantised autoencoders of MNIST: one level of codes against two, at the same networks and epochs.
+r"""Vector-quantised autoencoders of MNIST: one level of codes against two, at the same networks and epochs.
 
     python benchmarks/vqvae_mnist.py --device cuda --epochs 100 --json vqvae.json
-    python benchmarks/vqvae_mnist.py --device cpu --epochs 2 --width 32 --prior-width 64 --prior-layers 2
+    python benchmarks/vqvae_mnist.py --device cpu --epochs 4 --train 9600 --test 2000 --batch 64 --rate 2e-3 \
+        --width 32 --prior-width 64 --prior-layers 2
 
 Prints, for each: how many codes an image has and what they could cost at most, codebook perplexity, squared error of
 reconstructions, the prior's bits per code, the bound on minus log p(x), and scores of samples on the features of the
-shipped classifier: reconstructions, samples of the prior, and codes drawn uniformly. All of the 10,000 test images.
-MNIST must be at hand (see `latentgeo.datasets.load_mnist`).
+shipped classifier: reconstructions, samples of the prior, and codes drawn uniformly. All are of the 10,000 test images
+unless `--test` says otherwise. MNIST must be at hand (see `latentgeo.datasets.load_mnist`).
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.5, help="the prior's share of the epochs")
     parser.add_argument("--levels", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--train", type=int, help="so many training images only")
-    parser.add_argument("--samples", type=int, help="so many samples instead of 10,000")
+    parser.add_argument("--test", type=int, help="so many test images only")
+    parser.add_argument("--samples", type=int, help="so many samples, instead of as many as test images")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--out", type=Path, help="folder for the checkpoints")
     parser.add_argument("--pictures", type=Path, help="folder for pictures")
@@ -127,7 +129,7 @@ def main() -> None:
     data = lg.train.TrainData(
         x=train.data[: given.train].reshape(-1, 28, 28),
         stored=test.data[:100].reshape(-1, 28, 28),
-        held_out=test.data.reshape(-1, 28, 28),
+        held_out=test.data[: given.test].reshape(-1, 28, 28),
         name="mnist",
     )
     found = []

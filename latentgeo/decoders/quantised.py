@@ -138,6 +138,7 @@ class VQEncoder(_Grids):
             )
             self.top = nn.Conv2d(width, code_dim, 1)
             self.from_top = nn.Conv2d(code_dim, width, 3, padding=1)
+        _start(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Data (B, ...) to latent codes (B, d), before they are quantised."""
@@ -226,6 +227,7 @@ class VQDecoder(_Grids):
         self.up = nn.ModuleList(
             [nn.Conv2d(width, width if i < halvings - 1 else self.image[0], 3, padding=1) for i in range(halvings)]
         )
+        _start(self)
 
     def forward(self, z: Tensor) -> Tensor:
         """Latent codes (B, d) to data (B, *shape)."""
@@ -311,6 +313,21 @@ class _Residuals(nn.Module):
         for block in self.blocks:
             h = h + block(h)
         return h
+
+
+def _start(net: nn.Module) -> None:
+    """Weights at which signals keep their size from layer to layer (He et al. 2015); residual blocks add nothing yet.
+
+    With torch's own start a signal loses more than half its size in each layer, and the first epochs go to mend that.
+    """
+    for part in net.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            nn.init.zeros_(part.bias)
+    for part in net.modules():
+        if isinstance(part, _Residuals):
+            for block in part.blocks:
+                nn.init.zeros_(block[-1].weight)
 
 
 def _half(size: Size) -> Size:

@@ -27,6 +27,7 @@ from latentgeo.train.quantise import Codebook, CodebookLoss, MovingAverage, perp
 from latentgeo.train.recipe import Learner
 
 _ROWS = 500
+_EDGE = 0.01  # means start no nearer to 0 and 1
 GEOMETRY = (
     "a quantised model has no continuous latent space of its own: this one is the grid of vectors before they are "
     "quantised, flattened, and the decoder is applied to them as they are"
@@ -178,8 +179,11 @@ class VQVAELearner(Learner):
         prior = None if recipe.prior is None else recipe.prior.size
         self.encoder = VQEncoder(list(data.shape), **recipe.size)
         self.decoder = VQDecoder(list(data.shape), **recipe.size, output=output, prior=prior)
-        for net in (self.encoder, self.decoder):
-            net.codebooks.zero_()  # filled in the end; `books` are what is trained
+        mean = data.x.reshape(len(data), self.encoder.image[0], -1).mean((0, 2))
+        logits = output == "sigmoid" or isinstance(self.likelihood, Bernoulli)
+        # a decoder that begins grey on black data rushes to black and stays there, the codes unused
+        with torch.no_grad():
+            self.decoder.up[-1].bias.copy_(mean.clamp(_EDGE, 1 - _EDGE).logit() if logits else mean)  # type: ignore
         self.books = nn.ModuleList(
             [Codebook(recipe.n_codes, recipe.code_dim, recipe.codebook, recipe.revive) for _ in range(recipe.levels)]
         )
