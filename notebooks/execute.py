@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "build" / "notebooks"
 SHORT = ("1-first-geodesic", "5-your-own-model")
 TIMEOUT = 600  # seconds for one cell
 
@@ -24,7 +25,7 @@ def names() -> list[str]:
 
 def stored(path: Path) -> Path | None:
     """The executed copy of a notebook, if there is one that is up to date."""
-    copy = ROOT / "build" / "notebooks" / path.name
+    copy = RESULTS / path.name
     record = copy.with_suffix(".key")
     if copy.exists() and record.exists() and record.read_text(encoding="utf-8") == _key(path):
         return copy
@@ -36,12 +37,12 @@ def result(path: Path) -> Path:
     return stored(path) or execute(path)
 
 
-def execute(path: Path) -> Path:
-    """Execute a notebook in the repository's root and keep the result; a cell that fails raises."""
+def execute(path: Path, folder: Path = RESULTS) -> Path:
+    """Execute a notebook in its own folder and keep the result; a cell that fails raises."""
     import nbformat
     from nbclient import NotebookClient
 
-    copy = ROOT / "build" / "notebooks" / path.name
+    copy = folder / path.name
     copy.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"  # figures as numbers; no network, no browser
@@ -71,13 +72,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help=f"some of {', '.join(names())}")
     parser.add_argument("--force", action="store_true", help="also those whose result is up to date")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where the executed copies go")
     asked = parser.parse_args()
     unknown = set(asked.names) - set(names())
     if unknown:
         parser.error(f"no such notebook: {', '.join(sorted(unknown))}")
     for name in asked.names or names():
         path = ROOT / "notebooks" / f"{name}.ipynb"
-        (execute if asked.force else result)(path)
+        if asked.force or asked.out != RESULTS or stored(path) is None:
+            execute(path, asked.out)
     return 0
 
 

@@ -47,8 +47,23 @@ REFERENCE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "health": ("Health report", "Whether a geometry can be trusted.", ("latentgeo._diagnose",)),
     "plot": ("Pictures", "Every function returns a plotly figure and never shows it.", ("latentgeo.plot",)),
     "train": ("Training", "Trainers and scores; they need the extra `train`.", ("latentgeo.train",)),
+    "scores": ("Scores", "How good samples are; they need the extra `train`.", ("latentgeo.train.scores",)),
     "datasets": ("Data sets", "Readers of real data. Nothing is downloaded.", ("latentgeo.datasets",)),
 }
+
+
+def on_config(config: Any) -> Any:
+    """Leave out of the navigation pages that are announced there but not written yet."""
+    config["nav"] = _written(config["nav"], ROOT / "docs")
+    return config
+
+
+def _written(entry: Any, docs: Path) -> Any:
+    if isinstance(entry, list):
+        return [kept for item in entry if (kept := _written(item, docs)) not in (None, [], {})]
+    if isinstance(entry, dict):
+        return {name: kept for name, item in entry.items() if (kept := _written(item, docs)) not in (None, [])}
+    return None if entry in PLANNED and not (docs / entry).exists() else entry
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -114,8 +129,9 @@ def reference_pages() -> dict[str, str]:
     return {"index": "\n".join(overview), **pages}
 
 
+PLANNED = ("training.md", "vqvae.md", "generators.md", "scores.md")
 ENUMS = ("Advice", "Status", "WalkStatus")  # their members need no docstring: the value says all
-SUBPACKAGES = ("latentgeo.plot", "latentgeo.train", "latentgeo.datasets")
+SUBPACKAGES = ("latentgeo.plot", "latentgeo.train", "latentgeo.train.scores", "latentgeo.datasets")
 
 
 def public_names() -> dict[str, list[str]]:
@@ -125,7 +141,7 @@ def public_names() -> dict[str, list[str]]:
     for home in SUBPACKAGES:
         source = ROOT / home.replace(".", "/") / "__init__.py"
         if source.exists():
-            names[home] = sorted(str(name) for name in _assigned(source, "__all__"))
+            names[home] = sorted(name for name in _assigned(source, "__all__") if f"{home}.{name}" not in SUBPACKAGES)
     return names
 
 
@@ -140,7 +156,7 @@ def definition(home: str, name: str) -> str:
             if (imported.asname or imported.name) == name:
                 inside = [home] if package.is_dir() else home.rsplit(".", 1)[:1]
                 module = ".".join([*inside, node.module or ""]).strip(".") if node.level else str(node.module)
-                return definition(module, imported.name)
+                return f"{home}.{name}" if module == home else definition(module, imported.name)
     return f"{home}.{name}"
 
 

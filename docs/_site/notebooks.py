@@ -60,7 +60,7 @@ def page(path: Path, name: str, *, executed: bool) -> Page:
 
 def relative(text: str) -> str:
     """Links of a notebook, which lies in notebooks/, as they must read in docs/notebooks/."""
-    return re.sub(r"\]\(\.\./docs/", "](../", text)
+    return re.sub(r"\]\(([\w-]+)\.ipynb", r"](\1.md", re.sub(r"\]\(\.\./docs/", "](../", text))
 
 
 def _output(made: Page, output: dict[str, Any], name: str) -> str:
