@@ -72,10 +72,10 @@ class CodePrior(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.heads = nn.ModuleList([nn.Linear(width, n_codes) for _ in positions])
         nn.init.normal_(self.places, std=0.02)
-        for table, head in zip(self.tables, self.heads, strict=True):
-            nn.init.normal_(table.weight, std=0.02)
-            nn.init.normal_(head.weight, std=0.02)
-            nn.init.zeros_(head.bias)
+        for part in (*self.tables, *self.heads):
+            nn.init.normal_(part.get_parameter("weight"), std=0.02)
+        for head in self.heads:
+            nn.init.zeros_(head.get_parameter("bias"))
 
     def forward(self, codes: Tensor) -> Tensor:
         """Logits (B, L, K) of each code given those before it, from codes (B, L), int64."""

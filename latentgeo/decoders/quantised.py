@@ -323,11 +323,11 @@ def _start(net: nn.Module) -> None:
     for part in net.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
-            nn.init.zeros_(part.bias)
+            nn.init.zeros_(part.get_parameter("bias"))
     for part in net.modules():
         if isinstance(part, _Residuals):
             for block in part.blocks:
-                nn.init.zeros_(block[-1].weight)
+                nn.init.zeros_(block.get_parameter("3.weight"))
 
 
 def _half(size: Size) -> Size:

@@ -164,6 +164,8 @@ class VQVAELearner(Learner):
     prior (log K each while it is not trained); and the terms that hold encoder and codebooks together.
     """
 
+    books: Any  # a ModuleList of `Codebook`, from the top level to the bottom one
+
     def __init__(self, recipe: VQVAE, data: TrainData, generator: torch.Generator) -> None:
         super().__init__()
         if len(data.shape) not in (2, 3) or min(data.shape[-2:]) < 2:
@@ -172,8 +174,8 @@ class VQVAELearner(Learner):
                 f"{tuple(data.shape)}"
             )
         self.recipe = recipe
-        self.likelihood: Any = recipe.likelihood
-        _fitness.check(self.likelihood, None, data)
+        self.likelihood: Any = as_likelihood(recipe.likelihood)
+        _fitness.check(as_likelihood(recipe.likelihood), None, data)
         inside = float(data.x.min()) >= 0 and float(data.x.max()) <= 1
         output = "sigmoid" if inside and isinstance(self.likelihood, Gaussian) else None
         prior = None if recipe.prior is None else recipe.prior.size
@@ -183,7 +185,7 @@ class VQVAELearner(Learner):
         logits = output == "sigmoid" or isinstance(self.likelihood, Bernoulli)
         # a decoder that begins grey on black data rushes to black and stays there, the codes unused
         with torch.no_grad():
-            self.decoder.up[-1].bias.copy_(mean.clamp(_EDGE, 1 - _EDGE).logit() if logits else mean)  # type: ignore
+            self.decoder.up[-1].get_parameter("bias").copy_(mean.clamp(_EDGE, 1 - _EDGE).logit() if logits else mean)
         self.books = nn.ModuleList(
             [Codebook(recipe.n_codes, recipe.code_dim, recipe.codebook, recipe.revive) for _ in range(recipe.levels)]
         )
@@ -198,7 +200,7 @@ class VQVAELearner(Learner):
         top = None
         for level, book in enumerate(self.books):
             grid = self.encoder.bottom_grid(h, top) if level == len(self.books) - 1 else self.encoder.top_grid(h)
-            book.start(_vectors(grid), generator)  # type: ignore[operator]
+            book.start(_vectors(grid), generator)
             top = self._chosen(level, book(_vectors(grid)), grid)
 
     def optimizers(self, learning_rate: float, n_steps: int) -> list[torch.optim.Optimizer]:
@@ -242,13 +244,15 @@ class VQVAELearner(Learner):
         optimizer.step()
         if not second:
             for book, grid, chosen in zip(self.books, grids, indices, strict=True):
-                book.update(_vectors(grid), chosen.flatten(), generator)  # type: ignore[operator]
+                book.update(_vectors(grid), chosen.flatten(), generator)
         return found
 
     def _autoencode(self, x: Tensor) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:
         """Losses of the autoencoder; each level's grid and the numbers (B, positions) chosen for it, top first."""
         h = self.encoder.features(x)
-        grids, indices, passed = [], [], []
+        grids: list[Tensor] = []
+        indices: list[Tensor] = []
+        passed: list[Tensor] = []
         commitment, moved = h.new_zeros(()), h.new_zeros(())
         for level, book in enumerate(self.books):
             bottom = level == len(self.books) - 1
@@ -282,7 +286,7 @@ class VQVAELearner(Learner):
 
     def _chosen(self, level: int, numbers: Tensor, grid: Tensor) -> Tensor:
         """The codebook's vectors with these numbers, as the grid; with gradient where they are parameters."""
-        vectors: Tensor = self.books[level].vectors[numbers]  # type: ignore[index, assignment]
+        vectors: Tensor = self.books[level].vectors[numbers]
         return vectors.unflatten(0, (len(grid), -1)).transpose(1, 2).reshape_as(grid).to(grid)
 
     def _codes_cost(self, indices: list[Tensor], trained: bool) -> dict[str, Tensor]:
@@ -307,7 +311,7 @@ class VQVAELearner(Learner):
     def finish(self, data: TrainData, generator: torch.Generator) -> LatentModel:
         """The model: decoder from unquantised codes, with codebooks and prior inside; scores of data held out."""
         self.eval()
-        vectors = torch.stack([book.vectors.detach() for book in self.books])  # type: ignore[misc]
+        vectors = torch.stack([book.vectors.detach() for book in self.books])
         for net in (self.encoder, self.decoder):
             net.codebooks.copy_(vectors)
         x = data.x if data.held_out is None else data.held_out

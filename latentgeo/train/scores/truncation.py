@@ -204,14 +204,18 @@ def truncation_curve(
     truncation = Resample() if truncation is None else truncation
     known = feature_rows("real", real, features)
     n = whole("n", len(known) if n is None else n, k + 1)
-    rows = []
+    columns: dict[str, list[float]] = {name: [] for name in ("levels", "precision", "recall", "density", "coverage")}
     for level in levels:
         z = truncation.codes(n, dim, float(level), torch.Generator().manual_seed(random_state))
         made = feature_rows("generated", _generate(generate, z), features)
         quality, cover = precision_recall(known, made, k=k), density_coverage(known, made, k=k)
-        rows.append((float(level), quality.precision, quality.recall, cover.density, cover.coverage))
-    columns = tuple(zip(*rows, strict=True))
-    return TruncationCurve(*columns, truncation.name, feature_name(features), len(known), n)
+        row = (float(level), quality.precision, quality.recall, cover.density, cover.coverage)
+        for column, value in zip(columns.values(), row, strict=True):
+            column.append(value)
+    found = {name: tuple(column) for name, column in columns.items()}
+    return TruncationCurve(
+        **found, truncation=truncation.name, features=feature_name(features), n_real=len(known), n_generated=n
+    )
 
 
 def _generate(generate: Decoder | Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
