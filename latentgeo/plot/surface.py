@@ -119,7 +119,7 @@ def surface(
     if dots is not None and points is not None:
         off = _LIFT * size * _normals(metric, points, plane, frame, like)
         figure.add_traces(_points(frame(dots), off, names, max_codes))
-    index = 0
+    index, notes = 0, list[dict[str, Any]]()
     for result, (geodesics, lines) in zip(results, curves, strict=True):
         done = result.converged.reshape(-1).tolist()
         lengths = result.length.reshape(-1).tolist()
@@ -131,8 +131,7 @@ def surface(
                 told += f", length {lengths[k]:.4g} {length_units(metric)}" if name == "geodesic" else ""
                 figure.add_traces(_curve(where, lift, name, told, not any(t.name == name for t in figure.data)))
             ends = frame(_embedded(metric, geodesics[k][[0, -1]], like))
-            off = 3 * _LIFT * size * _normals(metric, geodesics[k][[0, -1]], plane, frame, like)
-            figure.add_trace(_ends(np.concatenate([ends + off, ends - off]), letter(index)))
+            notes += [_note(end, letter(index)) for end in ends]
             index += 1
     share, whose = (frame.share(image), "surface's") if dots is None else (frame.share(dots), "codes'")
     first = title or "The surface that the decoder makes of the latent space"
@@ -145,8 +144,9 @@ def surface(
             **{f"{axis}axis": {"title": {"text": f"component {k + 1}<br>({length_units(metric)})"}}
                for k, axis in enumerate("xyz")},
             "aspectmode": "data",
+            "annotations": notes,
             "domain": {"x": [0.0, 1.0], "y": [0.06, 1.0]},
-            "camera": {"eye": {"x": 1.3, "y": -1.3, "z": 0.95}},
+            "camera": {"eye": {"x": 1.42, "y": -1.42, "z": 1.0}},
         },
         legend={"x": 0.0, "y": 0.0, "xanchor": "left", "yanchor": "bottom", "orientation": "h"},
     )  # fmt: skip
@@ -300,9 +300,19 @@ def _curve(where: NDArray[Any], lift: NDArray[Any], name: str, told: str, legend
     ]
 
 
-def _ends(where: NDArray[Any], name: str) -> go.Scatter3d:
-    return go.Scatter3d(
-        x=where[:, 0], y=where[:, 1], z=where[:, 2], mode="markers+text", text=[name] * len(where), name="ends",
-        textposition="top center", textfont={"size": theme.SIZE, "color": theme.INK}, meta=theme.ON_PAGE,
-        marker={"size": 6, "color": theme.INK}, showlegend=False, hoverinfo="skip",
-    )  # fmt: skip
+def _note(where: NDArray[Any], name: str) -> dict[str, Any]:
+    """A curve's letter beside its end, before everything else."""
+    return {
+        **dict(zip("xyz", where.tolist(), strict=True)),
+        "text": f"<b>{name}</b>",
+        "font": {"size": theme.SIZE - 3, "color": theme.INK},
+        "bgcolor": theme.PAPER,
+        "bordercolor": theme.INK,
+        "borderpad": 2,
+        "arrowcolor": theme.INK,
+        "arrowwidth": 1.5,
+        "arrowhead": 6,
+        "arrowsize": 0.8,
+        "ax": 26,
+        "ay": -26,
+    }
