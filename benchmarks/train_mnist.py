@@ -110,14 +110,20 @@ def ordering(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 def two_stage(given: argparse.Namespace) -> list[dict[str, Any]]:
     """A Gaussian VAE with d = 2: σ by a network, trained with the mean, or by an RBF precision in a second stage."""
-    data = train.as_data("mnist")
+    data = train.as_data(given.data, held_out=0.2 if given.data == "digits" else None)
     ways = {"RBF precision": train.RBF(), "σ network": train.ScaleNetwork(floor=given.floor)}
     rows = []
     for seed in given.seeds:
         for name, scale in ways.items():
             recipe = train.VAE(network=train.Dense(hidden=(64, 32)), scale=scale, score_data=100, score_samples=10)
             result = train.fit(
-                recipe, data, epochs=given.epochs, batch_size=128, learning_rate=2e-3, seed=seed, device=given.device
+                recipe,
+                data,
+                epochs=given.epochs,
+                batch_size=64 if given.data == "digits" else 128,
+                learning_rate=2e-3,
+                seed=seed,
+                device=given.device,
             )
             model = placed(result.model, given.device)
             x = data.held_out[: given.test_data].to(given.device)
@@ -136,6 +142,7 @@ def two_stage(given: argparse.Namespace) -> list[dict[str, Any]]:
                     for reach in (1.0, 1.5, 2.0, 4.0)
                 }
             row = {
+                "data": data.name,
                 "sigma": name,
                 "seed": seed,
                 "log_p_x_given_z": float(given_z.mean()),
@@ -182,6 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
         if name == "ordering":
             one.add_argument("--samples", type=int, nargs="+", default=[1, 5, 50], help="the Ks")
         if name == "two-stage":
+            one.add_argument("--data", choices=["mnist", "digits"], default="mnist")
             one.add_argument("--floor", type=float, default=0.01, help="least σ of the network")
             continue
         one.add_argument("--latent-dim", type=int, default=40)
