@@ -1,11 +1,10 @@
-"""What README.md says, works: its Python runs, its commands exist, its links lead somewhere."""
+"""What README.md says, works: its Python runs, its commands exist (test_site.py follows its links)."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import pytest
 import torch
 from typer.testing import CliRunner
 
@@ -14,7 +13,6 @@ from latentgeo.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ["README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").glob("*.md")))]
 
 
 def blocks(language):
@@ -50,14 +48,6 @@ def test_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#]+)", text):
-        if "://" not in target:
-            assert (ROOT / page).parent.joinpath(target).exists(), target
-
-
 def test_names_of_the_table_are_public():
-    for name in re.findall(r"`([A-Z]\w+|[a-z_]+)`", README.split("## What is computed")[1]):
-        assert hasattr(lg, name) or name == "functorch", name
+    for name in re.findall(r"`([A-Z]\w+|[a-z_]+)`", README.split("## What is computed")[1].split("\n## ")[0]):
+        assert hasattr(lg, name), name

@@ -49,13 +49,24 @@ def page(path: Path, name: str, *, executed: bool) -> Page:
             parts.append(relative(source))
         elif cell["cell_type"] == "code" and source.strip():
             parts.append(f"```python\n{source}\n```")
-            for k, output in enumerate(cell["outputs"]):
+            for k, output in enumerate(joined(cell["outputs"])):
                 parts.append(_output(made, output, f"{stem}-{number}-{k}"))
     where = f"This page is `notebooks/{name}`; open it in Jupyter to change it and run it."
     note = where if executed else f"{where} It was built without its outputs: `make docs` builds it with them."
     first, *rest = [part for part in parts if part]
-    made.text = "\n\n".join([first, f'!!! note ""\n    {note}', *rest]) + "\n"
+    made.text = "---\nhide: [toc]\n---\n\n" + "\n\n".join([first, f'!!! note ""\n    {note}', *rest]) + "\n"
     return made
+
+
+def joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Outputs, with pieces of the same stream that follow one another put together."""
+    found: list[dict[str, Any]] = []
+    for output in outputs:
+        if output["output_type"] == "stream" and found and found[-1].get("name") == output["name"]:
+            found[-1] = {**output, "text": "".join(found[-1]["text"]) + "".join(output["text"])}
+        else:
+            found.append(output)
+    return found
 
 
 def relative(text: str) -> str:
@@ -81,4 +92,4 @@ def _output(made: Page, output: dict[str, Any], name: str) -> str:
     text = "".join(output.get("text", "") or data.get("text/plain", ""))
     if output["output_type"] == "error":
         raise ValueError(f"{made.address}: a cell failed: {output['ename']}: {output['evalue']}")
-    return f'<div class="lg-output"><pre>{html.escape(text.rstrip())}</pre></div>' if text.strip() else ""
+    return f'<div class="lg-output"><pre><code>{html.escape(text.rstrip())}</code></pre></div>' if text.strip() else ""
