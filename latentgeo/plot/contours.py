@@ -134,7 +134,7 @@ def _contours(
     """White curves on dark casings, each with its distance."""
     levels = {"start": step, "end": last, "size": step, "coloring": "none"}
     common: dict[str, Any] = {"x": x, "y": y, "z": np.where(np.isfinite(z), z, np.nan), "showscale": False}
-    font = {"size": theme.SIZE - 4, "color": theme.PAPER}
+    font = {"size": theme.SIZE - 1, "color": theme.PAPER}
     text = f"equally far: every {step:.4g} {unit}, up to {last:.4g}"
     return [
         go.Contour(
