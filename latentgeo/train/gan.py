@@ -265,7 +265,7 @@ def fit_encoder(
             misfit = (network(mean) - x[rows]).flatten(1).square().sum(1).mean()
             loss = 0.1 * loss + misfit / max(variance, 1e-12) / latent_dim + 0.05 * mean.square().sum(1).mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(encoder.parameters(), 10.0)
         optimizer.step()
 
