@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -316,3 +318,21 @@ def test_pages_take_a_look(figures, tmp_path, given, asked, found):
 def test_every_format_by_its_suffix(figures, tmp_path, suffix, magic):
     out = plot.write_figure(figures["strip"], tmp_path / f"strip.{suffix}", width=600, theme="dark")
     assert out.read_bytes().startswith(magic)
+
+
+# --- the gallery ----------------------------------------------------------------------------------------------------
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+GALLERY = re.findall(r"^@figure\ndef (\w+)", (DOCS / "make_images.py").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", GALLERY)
+def test_gallery_shows_every_figure_of_its_script(name):
+    png = (DOCS / "images" / f"{name}.png").read_bytes()
+    assert png.startswith(b"\x89PNG")
+    assert len(png) <= 150_000
+    assert f"](images/{name}.png)" in (DOCS / "pictures.md").read_text(encoding="utf-8")
+
+
+def test_gallery_is_not_empty():
+    assert len(GALLERY) >= 13

@@ -242,5 +242,5 @@ def _number(figure: go.Figure, count: int, row: Row) -> None:
             showarrow=False,
             bgcolor=theme.PAPER,
             borderpad=1,
-            font={"size": theme.SIZE - 5, "color": theme.INK},
+            font={"size": theme.SIZE - 3, "color": theme.INK},
         )

@@ -152,7 +152,7 @@ def land(
     key = "contours: smallest regions with 50 % (solid), 80 % (dashed), 95 % (dotted) of probability; diamonds: means"
     figure.add_annotation(
         text=key + ("; dots: codes" if points is not None else ""), x=0.0, y=0.0, xref="paper", yref="paper",
-        xanchor="left", yanchor="top", yshift=-56, showarrow=False, font={"size": theme.SIZE - 4},
+        xanchor="left", yanchor="top", yshift=-56, showarrow=False, font={"size": theme.SIZE - 2},
     )  # fmt: skip
     return figure
 

@@ -143,7 +143,7 @@ def walks(
     key = _key(where, level, field.what + ("" if plane is None else f" on {plane.about}, walks projected"))
     figure.add_annotation(
         text=key, x=0.0, y=0.0, xref="paper", yref="paper", xanchor="left", yanchor="top",
-        yshift=-14 if any(rows.values()) else -56, showarrow=False, font={"size": theme.SIZE - 4},
+        yshift=-14 if any(rows.values()) else -56, showarrow=False, font={"size": theme.SIZE - 3},
     )  # fmt: skip
     return figure
 
