@@ -21,6 +21,7 @@ from latentgeo.plot.strips import strip
 from latentgeo.plot.surface import surface
 from latentgeo.plot.theme import LABELS, MEASURE, template, themed
 from latentgeo.plot.truncation import truncation
+from latentgeo.plot.training import training
 from latentgeo.plot.walks import walks
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "themed",
     "traversals",
     "truncation",
+    "training",
     "walks",
     "write_figure",
     "write_html",
