@@ -494,6 +494,19 @@ def test_binary_data_under_bernoulli(data):
     assert 0 <= float(drawn.min()) <= float(drawn.max()) <= 1
 
 
+def test_training_starts_at_the_datas_mean_with_signals_of_some_size(data):
+    """A decoder that starts grey on black data goes black and stays there: its codes are never used."""
+    learner = make(data, blocks=2)
+    torch.testing.assert_close(learner.decoder.up[-1].bias.sigmoid(), data.x.mean().reshape(1))
+    colour = TrainData(normal(50, 3, 8, 8) + torch.tensor([1.0, 2.0, 3.0])[:, None, None], normal(2, 3, 8, 8), "colour")
+    torch.testing.assert_close(make(colour).decoder.up[-1].bias, colour.x.mean((0, 2, 3)))
+    with torch.no_grad():
+        found = learner.losses(data.x, 0.0, generator())
+        z = learner.encoder(data.x)
+    assert float(z.std()) > 0.1  # torch's own start leaves a hundredth
+    assert float(found["squared_error"]) < 2 * float(data.x.var())
+
+
 def test_the_same_seed_gives_the_same_weights(data):
     a, b, c = (steps(make(data, seed=seed), data, 6).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(a[name], b[name]) for name in a)
