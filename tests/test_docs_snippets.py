@@ -20,13 +20,16 @@ SLOW = {
     "choose_solver.md",
     "clustering.md",
     "concepts.md",
+    "curvature.md",
     "distances.md",
     "generators.md",
+    "land.md",
     "pictures.md",
     "scores.md",
     "training.md",
     "tutorial.md",
     "vqvae.md",
+    "walks.md",
 }
 ELSEWHERE = {"clustering.md"}  # run by test_learn_docs.py
 BLOCK = re.compile(r"(<!-- not run[^>]*-->\s*)?^```python(?: title=\"([\w.]+)\")?\n(.*?)^```", re.MULTILINE | re.DOTALL)
