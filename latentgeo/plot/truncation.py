@@ -56,7 +56,7 @@ def truncation(curve: TruncationCurve, *, title: str = "What truncation trades")
             mode="lines+markers+text",
             text=[f"{level:g}" for level in curve.levels],
             # labels towards the middle, so that none runs off the panel
-            textposition=["middle right" if recall < 0.5 else "middle left" for recall in curve.recall],
+            textposition=["bottom right" if recall < 0.5 else "bottom left" for recall in curve.recall],
             textfont={"size": theme.SIZE - 4},
             line={"color": theme.INK, "width": 2},
             marker={"size": 8},
