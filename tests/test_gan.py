@@ -284,6 +284,22 @@ def test_the_generator_takes_a_step_after_each_n_critic():
     assert all(p.requires_grad for p in learner.critic.parameters())
 
 
+def test_a_learner_goes_on_from_its_state():
+    """Steps counted, running average and spectral vectors are all in the state dict."""
+    recipe = GAN(2, Dense((8,), "silu"), loss=WassersteinGP(n_critic=3), spectral_norm=1.0)
+    learner = steps_of(recipe, 7)
+    again = GANLearner(recipe, (2,))
+    again.load_state_dict(learner.state_dict())
+    assert again.steps == 7
+    a, b = learner.optimizers(1e-3, 1), again.optimizers(1e-3, 1)
+    for _ in range(5):
+        x = torch.randn(16, 2)
+        learner.training_step(x, 0.0, a, torch.Generator().manual_seed(3))
+        again.training_step(x, 0.0, b, torch.Generator().manual_seed(3))
+    for name, value in learner.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
 def test_the_same_seed_gives_the_same_weights_and_the_average_lags():
     recipe = GAN(2, Dense((8,), "silu"), average=0.9)
     a, b = steps_of(recipe, 20), steps_of(recipe, 20)
