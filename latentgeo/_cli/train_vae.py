@@ -63,7 +63,7 @@ def network(architecture: Architecture, hidden: str, width: int, activation: str
     """The network family that options describe."""
     from latentgeo import train
 
-    more = {} if activation is None else {"activation": activation}
+    more: dict[str, Any] = {} if activation is None else {"activation": activation}
     if architecture is Architecture.lenet:
         return train.LeNet(width=width, **more)
     if architecture is Architecture.resnet:

@@ -20,8 +20,8 @@ from latentgeo.plot.planes import Plane
 from latentgeo.plot.strips import strip
 from latentgeo.plot.surface import surface
 from latentgeo.plot.theme import LABELS, MEASURE, template, themed
-from latentgeo.plot.truncation import truncation
 from latentgeo.plot.training import training
+from latentgeo.plot.truncation import truncation
 from latentgeo.plot.walks import walks
 
 __all__ = [

@@ -290,7 +290,8 @@ class Driver(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the books up again."""
         books = checkpoint["books"]
-        self.outcome = Outcome(list(books["history"]), *books["spent"], books["stopped"])
+        seconds, cpu_seconds = books["spent"]
+        self.outcome = Outcome(list(books["history"]), seconds, cpu_seconds, books["stopped"])
         self.best, self.best_loss, self.since_best = books["best"], books["best_loss"], books["since_best"]
 
 
