@@ -52,20 +52,6 @@ REFERENCE: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 
-def on_config(config: Any) -> Any:
-    """Leave out of the navigation pages that are announced there but not written yet."""
-    config["nav"] = _written(config["nav"], ROOT / "docs")
-    return config
-
-
-def _written(entry: Any, docs: Path) -> Any:
-    if isinstance(entry, list):
-        return [kept for item in entry if (kept := _written(item, docs)) not in (None, [], {})]
-    if isinstance(entry, dict):
-        return {name: kept for name, item in entry.items() if (kept := _written(item, docs)) not in (None, [])}
-    return None if entry in PLANNED and not (docs / entry).exists() else entry
-
-
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages and scripts that are made, not written."""
     for name, text in reference_pages().items():
@@ -129,7 +115,6 @@ def reference_pages() -> dict[str, str]:
     return {"index": "\n".join(overview), **pages}
 
 
-PLANNED = ("training.md", "vqvae.md", "generators.md", "scores.md")
 ENUMS = ("Advice", "Status", "WalkStatus")  # their members need no docstring: the value says all
 SUBPACKAGES = ("latentgeo.plot", "latentgeo.train", "latentgeo.train.scores", "latentgeo.datasets")
 
