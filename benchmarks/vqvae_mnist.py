@@ -1,7 +1,7 @@
 r"""Vector-quantised autoencoders of MNIST: one level of codes against two, at the same networks and epochs.
 
     python benchmarks/vqvae_mnist.py --device cuda --epochs 100 --json vqvae.json
-    python benchmarks/vqvae_mnist.py --device cpu --epochs 4 --train 9600 --test 2000 --batch 64 --rate 2e-3 \
+    python benchmarks/vqvae_mnist.py --device cpu --epochs 4 --train 6400 --test 2000 --batch 64 --rate 2e-3 \
         --width 32 --prior-width 64 --prior-layers 2
 
 Prints, for each: how many codes an image has and what they could cost at most, codebook perplexity, squared error of
