@@ -210,21 +210,23 @@ class GANLearner(Learner):
         encoder.eval().requires_grad_(False)
         model = LatentModel(decoder, encoder)
         scored = data.scored[:_SCORED]
-        found = invert(model, scored)
-        guessed = decoder.mean(model.encode(scored))
+        guessed = float((decoder.mean(model.encode(scored)) - scored.flatten(1)).square().mean())
+        # The likeliest codes under normal noise of that variance: data that cannot be generated would else be given
+        # codes far outside the prior, where the generator has never been.
+        found = invert(model, scored, prior_weight=guessed)
         scores: dict[str, Any] = {
             "inversion_mse": found.mse,
-            "inversion_mse_of_encoder": float((guessed - scored.flatten(1)).square().mean()),
+            "inversion_mse_of_encoder": guessed,
             "inversion_mse_of_mean": float((scored.flatten(1) - data.x.flatten(1).mean(0)).square().mean()),
             "inversion_converged": float(found.converged.double().mean()),
             "inverted": len(scored),
         }
-        codes = invert(model, data.stored).codes
+        codes = invert(model, data.stored, prior_weight=guessed).codes
         if recipe.n_centers:
             some = data.x[torch.randperm(len(data.x), generator=generator, device=generator.device)[:_FITTED]]
             decoder = fit_precision(
                 decoder,
-                invert(model, some).codes,
+                invert(model, some, prior_weight=guessed).codes,
                 some.flatten(1),
                 n_centers=recipe.n_centers,
                 bandwidth=recipe.bandwidth,
