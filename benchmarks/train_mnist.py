@@ -55,6 +55,7 @@ def nll(given: argparse.Namespace, k: int, seed: int) -> dict[str, Any]:
         out=None if given.out is None else given.out / f"mnist-nll-k{k}-seed{seed}.safetensors",
         device=given.device,
         precision=given.precision,
+        curves=False,
         trainer=None if given.limit is None else {"max_time": given.limit},
     )
     trained = result.model.metadata["seconds"]
