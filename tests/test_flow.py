@@ -337,3 +337,19 @@ def test_the_shipped_prior_beats_normal_distributions_on_the_codes_it_is_for():
     assert scores["log_likelihood"] > scores["log_likelihood_standard_normal"] + 0.1
     assert abs(own - scores["log_likelihood"]) < 4 * scores["log_likelihood_sem"] * math.sqrt(5)
     assert_close(prior.decoder.mean(prior.codes), model.codes, rtol=0, atol=1e-3)
+
+
+def test_the_command_line_fits_a_prior_to_a_checkpoints_codes(tmp_path):
+    from typer.testing import CliRunner
+
+    from latentgeo.cli import app
+
+    out = tmp_path / "prior.safetensors"
+    words = ["train", "flow", "--data", "checkpoints/digits-2d.safetensors", "--out", str(out), "--epochs", "1"]
+    result = CliRunner().invoke(app, [*words, "--transform", "maf", "--transforms", "1", "--hidden", "8"])
+    assert result.exit_code == 0, result.output
+    assert "log likelihood gaussian" in result.output
+    assert FlowDensity.load(out).metadata["dataset"] == "codes of checkpoints/digits-2d.safetensors"
+    wrong = CliRunner().invoke(app, [*words, "--hidden", "0"])
+    assert wrong.exit_code == 2
+    assert "--hidden must be positive integers" in wrong.output
