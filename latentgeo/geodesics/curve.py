@@ -6,16 +6,18 @@ over sub-steps of each segment, Romberg-extrapolated; chords of φ and the trape
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ..metrics import Metric
 
-__all__ = ["Curve", "Quadrature", "arc_length", "curve_groups", "equal_speed", "row_budget"]
+__all__ = ["Curve", "Quadrature", "arc_length", "by_nodes", "curve_groups", "equal_speed", "paced", "row_budget"]
 
 _MOST_SUBSTEPS = 64
+_UNEVEN = 1.5  # longest over mean segment
+_DOUBT = 2.0  # on the error of a rule of so few nodes, which need not converge as fast as it will
 
 
 class Curve:
@@ -108,6 +110,20 @@ class Quadrature:
         self.segments, self.error, self.chord = segments, error, chord
         self.length = segments.sum(-1)
 
+    def select(self, index: Tensor) -> Quadrature:
+        """The sub-batch of curves at `index`."""
+        return Quadrature(self.segments[index], self.error[index], self.chord[index])
+
+    @staticmethod
+    def joined(parts: Sequence[Quadrature]) -> Quadrature:
+        """One batch of several."""
+        return Quadrature(*(torch.cat([getattr(p, name) for p in parts]) for name in ("segments", "error", "chord")))
+
+    def replaced(self, index: Tensor, other: Quadrature) -> Quadrature:
+        """With the curves at `index` replaced."""
+        names = ("segments", "error", "chord")
+        return Quadrature(*(getattr(self, name).index_copy(0, index, getattr(other, name)) for name in names))
+
     @property
     def ratio(self) -> Tensor:
         """Arc over chord, (B,): well above one where nodes jump across thin ridges. One for curves of no length."""
@@ -128,15 +144,17 @@ def curve_groups(metric: Metric, z: Tensor, rows: int) -> Iterator[slice]:
     yield from (slice(i, i + size) for i in range(0, z.shape[0], size))
 
 
-def arc_length(metric: Metric, curve: Curve, *, rtol: float = 1e-3, substeps: int = 4) -> Quadrature:
+def arc_length(
+    metric: Metric, curve: Curve, *, rtol: float = 1e-3, substeps: int = 4, known: Quadrature | None = None
+) -> Quadrature:
     """Arc lengths by Romberg quadrature, with more sub-steps for the curves that need them to meet `rtol`.
 
     Two sub-steps are extrapolated over pairs of segments; they serve flat embeddings and an odd number of nodes, where
-    they are cheaper, and are made four elsewhere.
+    they are cheaper, and are made four elsewhere. What is `known` from that many sub-steps is not computed again.
     """
     if substeps == 2 and (metric.embedding is None or metric.ambient is not None or curve.linear or curve.n % 2 == 0):
         substeps = 4
-    result = _by_groups(metric, curve, substeps)
+    result = _by_groups(metric, curve, substeps) if known is None else known
     while substeps < _MOST_SUBSTEPS:
         substeps *= 2
         poor = (result.error > 0.25 * rtol * result.length).nonzero()[:, 0]
@@ -155,8 +173,7 @@ def _by_groups(metric: Metric, curve: Curve, substeps: int) -> Quadrature:
     groups = list(curve_groups(metric, curve.nodes, (curve.n - 1) * substeps + 1))
     if len(groups) <= 1:
         return _quadrature(metric, curve, substeps)
-    parts = [_quadrature(metric, curve.select(group), substeps) for group in groups]
-    return Quadrature(*(torch.cat([getattr(p, name) for p in parts]) for name in ("segments", "error", "chord")))
+    return Quadrature.joined([_quadrature(metric, curve.select(group), substeps) for group in groups])
 
 
 def _quadrature(metric: Metric, curve: Curve, substeps: int) -> Quadrature:
@@ -165,13 +182,11 @@ def _quadrature(metric: Metric, curve: Curve, substeps: int) -> Quadrature:
     flat = metric.ambient is None and metric.embedding is not None
     if flat:
         x = metric.embedding(z)  # type: ignore[misc]  # not None, by `flat`
-        size = torch.linalg.vector_norm(x.detach(), dim=-1).amax(-1).double() / x.shape[-1] ** 0.5
-        rounding = 4 * torch.finfo(z.dtype).eps * size * (x.shape[1] - 1) ** 0.5
+        if substeps == 2:
+            return by_nodes(x)
+        rounding = _rounding(x)
     else:
         before, after = _speeds(metric, curve, t, z, substeps)
-
-    if substeps == 2:
-        return _by_pairs(x, rounding)
 
     def rule(stride: int) -> Tensor:
         if flat:
@@ -189,8 +204,17 @@ def _quadrature(metric: Metric, curve: Curve, substeps: int) -> Quadrature:
     return Quadrature(best, (best - second).abs().sum(-1) + rounding, rule(substeps).sum(-1))
 
 
-def _by_pairs(x: Tensor, rounding: Tensor) -> Quadrature:
-    """Romberg quadrature from images x (B, 2n - 1, D) of nodes and middles: chords of two, one and half segments."""
+def _rounding(x: Tensor) -> Tensor:
+    """Size (B,) of the rounding error in lengths by chords of images x (B, n, D)."""
+    size = torch.linalg.vector_norm(x.detach(), dim=-1).amax(-1).double() / x.shape[-1] ** 0.5
+    return 4 * torch.finfo(x.dtype).eps * size * (x.shape[1] - 1) ** 0.5
+
+
+def by_nodes(x: Tensor) -> Quadrature:
+    """Romberg quadrature from images x (B, 2n - 1, D) of nodes and middles: chords of two, one and half segments.
+
+    n must be odd; `segments` are the n - 1 between nodes.
+    """
 
     def chords(stride: int) -> Tensor:
         nodes = x[:, ::stride]
@@ -201,7 +225,7 @@ def _by_pairs(x: Tensor, rounding: Tensor) -> Quadrature:
     first = (4 * single.unflatten(1, (-1, 2)).sum(-1) - pairs) / 3
     change = (second.unflatten(1, (-1, 2)).sum(-1) - first) / 15
     best = second + 0.5 * change.repeat_interleave(2, 1)
-    return Quadrature(best, change.abs().sum(-1) + rounding, single.sum(-1))
+    return Quadrature(best, _DOUBT * change.abs().sum(-1) + _rounding(x), single.sum(-1))
 
 
 def _speeds(metric: Metric, curve: Curve, t: Tensor, z: Tensor, substeps: int) -> tuple[Tensor, Tensor]:
@@ -218,20 +242,47 @@ def _speeds(metric: Metric, curve: Curve, t: Tensor, z: Tensor, substeps: int) -
 
 def equal_speed(metric: Metric, curve: Curve, n: int) -> Tensor:
     """Nodes (B, n, d) of the same curve at (nearly) equal arc length."""
-    k = max(1, -(-2 * (n - 1) // (curve.n - 1)))
-    groups = curve_groups(metric, curve.nodes, (curve.n - 1) * k + 1)
-    out = [_equal_speed(metric, curve.select(group), n, k) for group in groups]
+    steps = _steps(curve, n)
+    groups = curve_groups(metric, curve.nodes, steps + 1)
+    out = [_equal_speed(metric, curve.select(group), n, steps)[0] for group in groups]
     return torch.cat(out) if out else curve.nodes.new_empty(0, n, curve.nodes.shape[-1])
 
 
-def _equal_speed(metric: Metric, curve: Curve, n: int, k: int) -> Tensor:
-    t, z = curve.substeps(k)
+def paced(metric: Metric, curve: Curve, n: int) -> tuple[Tensor, Quadrature]:
+    """`equal_speed`, and roughly the curves' lengths and what polygons of so many nodes hide."""
+    steps = _steps(curve, n)
+    if metric.embedding is None or metric.ambient is not None or n % 2 == 0 or steps != 2 * (n - 1):
+        nodes = equal_speed(metric, curve, n)
+        return nodes, arc_length(metric, Curve(nodes), rtol=0.1, substeps=2)
+    groups = curve_groups(metric, curve.nodes, steps + 1)
+    found = [_equal_speed(metric, curve.select(group), n, steps) for group in groups]
+    nodes, spans = torch.cat([z for z, _ in found]), Quadrature.joined([by_nodes(x) for _, x in found])
+    # the same samples serve where their speed is nearly equal already
+    uneven = (spans.segments.amax(-1) > _UNEVEN * spans.segments.mean(-1)).nonzero()[:, 0]
+    if len(uneven):
+        there = arc_length(metric, Curve(nodes[uneven]), rtol=0.1, substeps=2)
+        spans = spans.replaced(uneven, there)
+    return nodes, spans
+
+
+def _steps(curve: Curve, n: int) -> int:
+    """In how many equal steps to look at a curve for n nodes: about two for each segment, at its own nodes."""
+    own, wanted = curve.n - 1, 2 * (n - 1)
+    if own >= wanted:
+        return own if own % wanted else wanted
+    return own * -(-wanted // own)
+
+
+def _equal_speed(metric: Metric, curve: Curve, n: int, steps: int) -> tuple[Tensor, Tensor]:
+    """The nodes, and the images of the samples that they were found with (speeds where there is no flat map)."""
+    t = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64, device=curve.nodes.device)
+    z = curve(t)
     if metric.ambient is None and metric.embedding is not None:
         x = metric.embedding(z)
         pieces = torch.linalg.vector_norm(x[:, 1:] - x[:, :-1], dim=-1).double()
     else:
         middle = 0.5 * (t[1:] + t[:-1])
-        pieces = metric.norm(curve(middle), curve.velocity(middle)).double() / len(middle)
+        x = pieces = metric.norm(curve(middle), curve.velocity(middle)).double() / len(middle)
     pieces = pieces.nan_to_num(0.0, 0.0, 0.0)
     # a little of the parameter itself keeps the map invertible where the metric vanishes
     pieces = pieces + 1e-3 * pieces.mean(-1, keepdim=True) + torch.finfo(torch.float64).tiny
@@ -243,4 +294,4 @@ def _equal_speed(metric: Metric, curve: Curve, n: int, k: int) -> Tensor:
     times = t[right - 1] + (want - s0) / (s1 - s0) * (t[1] - t[0])
     out = curve(times.clamp(0.0, 1.0))
     out[:, 0], out[:, -1] = curve.nodes[:, 0], curve.nodes[:, -1]
-    return out
+    return out, x

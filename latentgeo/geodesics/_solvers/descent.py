@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..._calculus import BlockTridiagonal
-from ..curve import Curve
 from ..geodesic import Status
 from .energy import Energy, Model
 
@@ -22,8 +21,6 @@ _MOST_JUMPS = 4  # then more nodes are needed
 _BOLD = 1e-2  # a step that predicts a larger relative decrease is checked for jumps across ridges
 _HIDDEN = 1.02  # how much more of its energy a step may hide between the nodes than the start of the level did
 _QUADRATIC = 0.05  # residual below which Newton's steps converge quadratically: the last one needs no new Hessian
-_SAFETY = 3.0  # on the estimate of the discretisation's error: exact to leading order, but h is finite
-_LEAST_NODES = 9  # for the estimate of the discretisation's error
 _CALM = 0.3  # residual below which a step as good as predicted lets its Hessian serve again with a new gradient
 _CONTRACTION = 0.3  # by which such a step must lower the residual
 _SADDLE = 1e-3  # residual below which an indefinite Hessian is taken for a saddle
@@ -117,31 +114,14 @@ class Descent:
         if bool(done.any()):
             self.models.append((index[done], model.select(done)))
 
-    def excess(self) -> Tensor | None:
-        """By how much the curves' energies exceed the geodesics' by being in the wrong place; inf where not solved.
-
-        Newton's solution of second order is off by O(h²), hence too long by O(h⁴); the curve between its nodes by less.
-        Both are told by the gradient of fourth order on twice as many nodes: from what smooth displacements would gain
-        by Newton's model, and what each node in the middle would by itself. Displacements along the curve count for
-        nothing: they change its speed, not its length. None where there is no such gradient.
-        """
-        if not self.energy.embedded or self.z.shape[1] < _LEAST_NODES:
-            return None
-        out = torch.full_like(self.value, torch.inf)
-        for index, model in self.models:
-            z = self.z[index]
-            fine = self.energy.gradient(Curve(z).refined(), order=4)
-            middle = fine[:, 0::2]
-            gradient = fine[:, 1::2] + 0.5 * (middle[:, :-1] + middle[:, 1:])
-            factor = BlockTridiagonal(*model.exact())
-            smooth = _across(model.base, (z[:, 2:] - z[:, :-2]).double(), factor.solve(gradient))
-            base = torch.cat([model.base[:, :1], model.base[:, :-1] + model.base[:, 1:], model.base[:, -1:]], 1)
-            base[:, 1:-1] *= 0.5
-            alone = torch.linalg.solve_ex(2 * base, middle[..., None]).result[..., 0]
-            alone = _across(base, (z[:, 1:] - z[:, :-1]).double(), alone).nan_to_num(torch.inf)
-            fall = 0.5 * _SAFETY * (gradient * smooth).sum((-2, -1)).abs() + (middle * alone).sum((-2, -1)).abs()
-            out[index] = torch.where(factor.positive_definite & fall.isfinite(), fall, torch.inf)
-        return out
+    def solutions(self) -> list[tuple[Tensor, Model]]:
+        """Which curves have converged, with their last models: nothing, or one batch."""
+        if not self.models:
+            return []
+        index = torch.cat([members for members, _ in self.models])
+        model = self.models[0][1].joined([each for _, each in self.models])
+        keep = self.converged[index]
+        return [(index[keep], model.select(keep))] if bool(keep.any()) else []
 
     def _with_gradient(self, model: Model, index: Tensor, calm: Tensor, predicted: Tensor) -> tuple[Model, Tensor]:
         """The model with a new gradient but its old Hessian, for the `calm` curves where that still serves.
@@ -269,10 +249,3 @@ class Descent:
         self.value[taken], self.noise[taken] = value[accepted], noise[accepted]
         self.steps[taken] += 1
         return accepted
-
-
-def _across(metric: Tensor, along: Tensor, step: Tensor) -> Tensor:
-    """The part of steps (B, n, d) at right angles to directions, by metric tensors (B, n, d, d)."""
-    covector = torch.einsum("Bnij,Bnj->Bni", metric, along)
-    speed = (covector * along).sum(-1, keepdim=True).clamp_min(1e-300)
-    return step - (covector * step).sum(-1, keepdim=True) / speed * along

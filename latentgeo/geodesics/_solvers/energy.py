@@ -7,14 +7,14 @@ on the diagonal, the Hessian of the scalar <lap, φ>. Metrics without a flat emb
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..._calculus import Embedding
 from ...metrics import Metric
-from ..curve import curve_groups
+from ..curve import Quadrature, by_nodes, curve_groups
 
 __all__ = ["ChordEnergy", "Energy", "Model", "MidpointEnergy", "energy_of"]
 
@@ -52,6 +52,10 @@ class Model:
         """The same model with the sub-batch at `index` replaced."""
         return self._map(lambda name, t: t.index_copy(0, index, getattr(other, name)))
 
+    def joined(self, models: Sequence[Model]) -> Model:
+        """A batch of all the models, of which this is one."""
+        return models[0]._map(lambda name, _: torch.cat([getattr(m, name) for m in models]))
+
     def exact(self) -> tuple[Tensor, Tensor]:
         """Diagonal and upper blocks of the Hessian."""
         return self.base + self.bend, self.upper if self.bend_upper is None else self.upper + self.bend_upper
@@ -61,7 +65,7 @@ class Energy:
     """A discrete energy of curves z (B, n, d) with equal time steps."""
 
     smooth = True
-    embedded = False  # whether `gradient` costs much less than `model`, and is known to fourth order too
+    embedded = False  # whether `gradient` costs much less than `model`, and `survey` is there
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
@@ -88,8 +92,15 @@ class Energy:
         """Gradient and Hessian blocks with respect to the interior nodes."""
         raise NotImplementedError
 
-    def gradient(self, z: Tensor, *, order: int = 2) -> Tensor:
-        """The model's gradient alone, (B, m, d); of the energy discretised to order 2 or 4."""
+    def gradient(self, z: Tensor) -> Tensor:
+        """The model's gradient alone, (B, m, d)."""
+        raise NotImplementedError
+
+    def survey(self, z: Tensor) -> tuple[Tensor, Quadrature | None]:
+        """The gradient of the energy discretised to fourth order, and lengths by the nodes' images alone.
+
+        Lengths are those of curves through every second node; they are known for 4k + 1 nodes.
+        """
         raise NotImplementedError
 
     def _by_curves(self, compute: Callable[[Tensor], Model], z: Tensor, row_bytes: int, budget: int) -> Model:
@@ -136,16 +147,37 @@ class ChordEnergy(Energy):
 
         return self._by_curves(compute, z, row_bytes, self.embedding.max_bytes)
 
-    def gradient(self, z: Tensor, *, order: int = 2) -> Tensor:
-        """For about two forward passes; of order 4 with at least six nodes."""
-        curves = max(1, self.embedding.max_bytes // (3 * self.embedding.probe(z).row_bytes * z.shape[1]))
+    def gradient(self, z: Tensor) -> Tensor:
+        """For about two forward passes."""
         parts = [
-            self.embedding.pull(part[:, 1:-1], self._laplacian(part, order)).double() * (z.shape[1] - 1)
-            for part in z.split(curves)
+            self.embedding.pull(part[:, 1:-1], self._laplacian(part)).double() * (z.shape[1] - 1)
+            for part in self._light_parts(z)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _laplacian(self, z: Tensor, order: int = 2) -> Callable[[Tensor], Tensor]:
+    def survey(self, z: Tensor) -> tuple[Tensor, Quadrature | None]:
+        """For about two forward passes, with at least nine nodes."""
+        spans: list[Quadrature] = []
+
+        def covector(x: Tensor) -> Tensor:
+            if x.shape[1] % 4 == 1:
+                spans.append(by_nodes(x))
+            out = torch.zeros_like(x)
+            lap = torch.sub(x[:, 1:-1], x[:, 2:], out=out[:, 1:-1])
+            lap += x[:, 1:-1]
+            lap -= x[:, :-2]
+            lap += _bend(lap) / 12
+            return out
+
+        slopes = [self.embedding.pull(part, covector)[:, 1:-1] for part in self._light_parts(z)]
+        slope = slopes[0] if len(slopes) == 1 else torch.cat(slopes)
+        return slope.double() * (z.shape[1] - 1), Quadrature.joined(spans) if spans else None
+
+    def _light_parts(self, z: Tensor) -> tuple[Tensor, ...]:
+        """Curves for which one reverse pass stays within the memory budget."""
+        return z.split(max(1, self.embedding.max_bytes // (3 * self.embedding.probe(z).row_bytes * z.shape[1])))
+
+    def _laplacian(self, z: Tensor) -> Callable[[Tensor], Tensor]:
         """From images x (B, m, D) of the interior nodes to −x″Δt², by differences: 2x − x₋ − x₊."""
         ends = self.embedding(z[:, :: z.shape[1] - 1])
 
@@ -155,7 +187,7 @@ class ChordEnergy(Energy):
             lap[:, :-1] -= x[:, 1:]
             lap[:, 0] -= ends[:, 0]
             lap[:, -1] -= ends[:, 1]
-            return lap + _bend(lap) / 12 if order == 4 else lap
+            return lap
 
         return laplacian
 

@@ -12,17 +12,22 @@ import torch
 from torch import Tensor
 
 from ...metrics import Metric
-from ..curve import Curve, arc_length, equal_speed
+from ..curve import Curve, Quadrature, arc_length, paced
 from ..geodesic import Status
+from .defect import LEAST_NODES, defect
 from .descent import Descent
-from .energy import energy_of
+from .energy import Energy, energy_of
 
 __all__ = ["Newton", "Solution"]
 
 _COARSEST = 9
-_FAIR_RATIO = 1.05  # arc over chord above which a polygon hides length between its nodes
+_ENOUGH = 0.35  # arc over chord less one, over √rtol, up to which a number of nodes may be enough
+_LEAST_HIDDEN, _MOST_HIDDEN = 0.01, 0.05  # between those, what a starting polygon may hide
 _LONGER = 3e-3  # relative growth of the true length that a solve is forgiven, for quadrature on coarse nodes
 _FAIR = 1.02  # arc over chord up to which the estimate of the discretisation's error is believed
+_TOLERATED = 0.3  # residual over √rtol: its square, the error of the length that it leaves, is 9 % of what is allowed
+_LOOSEST = 1e-2
+_EVEN = 1.004  # longest over mean segment up to which nodes put between them keep the speed constant, to 1 %
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +58,8 @@ class Newton:
     rtol : float
         Relative error allowed on the length.
     residual_tol : float, optional
-        Stop when √(predicted decrease / energy) falls below it; None means 1e-6 in float64 and 1e-3 in float32.
+        Stop when √(predicted decrease / energy) falls below it; None means 1e-6 in float64; in
+        float32 1e-3, or for flat embeddings 0.3 √rtol where that is more, but at most 1e-2.
     max_steps : int
         Most Newton steps at each number of nodes.
 
@@ -88,13 +94,14 @@ class Newton:
             if not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
                 raise ValueError(f"`{name}` must be a positive finite number, got {value!r}")
 
-    def _levels(self, *, coarser: bool) -> list[int]:
+    def _levels(self) -> list[int]:
         """Numbers of nodes to solve for, coarse to fine: each doubles the segments of the one before.
 
-        One that is `coarser` than `n_points` comes first where errors are told by comparing two levels.
+        One that is coarser than `n_points` comes first: where its error is told without a finer solution, the result
+        has twice its nodes all the same; elsewhere errors are told by comparing two levels.
         """
         levels = [self.n_points]
-        if coarser and self.n_points % 2 == 1 and self.n_points >= 2 * _COARSEST - 1:
+        if self.n_points % 2 == 1 and self.n_points >= 2 * _COARSEST - 1:
             levels.insert(0, (self.n_points + 1) // 2)
         while 2 * levels[-1] - 1 <= self.max_points:
             levels.append(2 * levels[-1] - 1)
@@ -112,8 +119,8 @@ class _Refinement:
         z = start.nodes
         B = z.shape[0]
         self.solver, self.metric, self.start = solver, metric, start
-        self.tol = solver.residual_tol or (1e-6 if z.dtype == torch.float64 else 1e-3)
-        self.levels = solver._levels(coarser=metric.embedding is None or metric.ambient is not None)
+        self.tol = solver.residual_tol or _tolerance(metric, z.dtype, solver.rtol)
+        self.levels = solver._levels()
         self.length = torch.full((B,), torch.nan, dtype=torch.float64, device=z.device)
         self.error = torch.full_like(self.length, torch.inf)
         self.entry = self.length.clone()  # of the curve that entered the present level
@@ -149,14 +156,19 @@ class _Refinement:
         )
 
     def _first_levels(self) -> dict[int, list[tuple[Tensor, Tensor]]]:
-        """Put every starting curve at the first level whose polygon does not hide length between its nodes."""
+        """Put every starting curve at the first level whose polygon hides little length between its nodes.
+
+        What is hidden is of second order and the error of fourth: with much more, the level will not be enough.
+        """
+        hidden = min(max(_ENOUGH * self.solver.rtol**0.5, _LEAST_HIDDEN), _MOST_HIDDEN)
         rest = torch.arange(self.start.nodes.shape[0], device=self.start.nodes.device)
         waiting: dict[int, list[tuple[Tensor, Tensor]]] = {}
         for level, n in enumerate(self.levels):
             curves = self.start.select(rest)
-            nodes = equal_speed(self.metric, curves, n)
-            spans = arc_length(self.metric, Curve(nodes), rtol=0.1, substeps=2)
-            fair = ~(spans.ratio > _FAIR_RATIO) | (level == len(self.levels) - 1)
+            nodes, spans = paced(self.metric, curves, n)
+            # nodes put between fewer than are asked for must keep the speed constant
+            limit = hidden if n >= self.solver.n_points else min(hidden, _EVEN - 1)
+            fair = ~(spans.ratio > 1 + limit) | (level == len(self.levels) - 1)
             fair |= ~spans.length.isfinite()
             self.entry[rest] = spans.length
             waiting[level] = [(rest[fair], nodes[fair])]
@@ -167,33 +179,26 @@ class _Refinement:
 
     def _solve_level(self, index: Tensor, nodes: Tensor, *, last: bool) -> tuple[Tensor, Tensor]:
         """Solve at one number of nodes; return the curves that need more nodes, refined."""
-        n = nodes.shape[1]
+        n, rtol = nodes.shape[1], self.solver.rtol
         energy = energy_of(self.metric, nodes)
         descent = Descent(energy, nodes, self.tol, self.solver.max_steps)
         descent.run()
-        curve = Curve(descent.z)
-        spans = arc_length(self.metric, curve, rtol=self.solver.rtol, substeps=2)
-        before = self.length[index]
-        gap = descent.excess()
-        if gap is None:
-            change = (before - spans.length).abs() / 3  # at least second order: n against 2n
-            gap = torch.where(before.isfinite(), change, torch.inf)
+        if energy.embedded and n >= LEAST_NODES:
+            found = self._by_defect(energy, descent)
         else:
-            gap = gap / spans.length.clamp_min(1e-300)  # of E = L²/2
-            gap = torch.where(spans.ratio <= _FAIR, gap, torch.inf)
-        wobble = descent.residual.square() * spans.length
-        error = gap + spans.error + wobble
-        self.length[index], self.error[index] = spans.length, error
-        self.energy[index] = 0.5 * (n - 1) * spans.segments.square().sum(-1)
+            found = self._by_comparison(descent, self.length[index])
+        length, error = found.spans.length, found.error
+        self.length[index], self.error[index] = length, error
+        self.energy[index] = 0.5 * found.spans.segments.shape[1] * found.spans.segments.square().sum(-1)
         self.residual[index], self.certified[index] = descent.residual, descent.certified
         self.steps[index] += descent.steps
-        self.points[index] = n
+        self.points[index] = torch.where(found.doubled, 2 * n - 1, n)
         # nodes that jumped across thin ridges lower the polygon's energy but not the curve's length
-        longer = spans.length > self.entry[index] * (1 + max(_LONGER, self.solver.rtol))
+        longer = length > self.entry[index] * (1 + max(_LONGER, rtol))
         failed_before = self.failed[index]
         coarse = longer | torch.tensor([s is Status.UNRESOLVED for s in descent.status], device=index.device)
         self.failed[index] = ~descent.converged & ~coarse
-        accurate = (error <= self.solver.rtol * spans.length) & (n >= self.solver.n_points)
+        accurate = (error <= rtol * length) & (found.doubled | (n >= self.solver.n_points))
         fatal = torch.tensor([s is Status.NOT_FINITE for s in descent.status], device=index.device)
         done = (accurate & descent.converged & ~longer) | fatal | last | (failed_before & self.failed[index])
         for k in done.nonzero()[:, 0].tolist():
@@ -203,8 +208,58 @@ class _Refinement:
             elif status is Status.CONVERGED and not accurate[k]:
                 status = Status.MAX_POINTS
             self.status[int(index[k])] = status
-        if bool(done.any()):
-            self.pieces.append((index[done], curve.select(done)))
-        self.entry[index] = torch.where(longer, self.entry[index], spans.length)
-        finer = torch.where(longer[:, None, None], Curve(nodes).refined(), curve.refined())
+        for which, curves in ((done & found.doubled, found.fine), (done & ~found.doubled, descent.z)):
+            if bool(which.any()):
+                self.pieces.append((index[which], Curve(curves[which])))
+        self.entry[index] = torch.where(longer, self.entry[index], length)
+        finer = torch.where(longer[:, None, None], Curve(nodes).refined(), found.fine)
         return index[~done], finer[~done]
+
+    def _by_comparison(self, descent: Descent, before: Tensor) -> _Found:
+        """Lengths, with errors told by those of half as many nodes."""
+        curve = Curve(descent.z)
+        spans = arc_length(self.metric, curve, rtol=self.solver.rtol, substeps=2)
+        change = (before - spans.length).abs() / 3  # at least second order: n against 2n
+        gap = torch.where(before.isfinite(), change, torch.inf)
+        error = gap + spans.error + descent.residual.square() * spans.length
+        return _Found(curve.refined(), torch.zeros_like(descent.active), spans, error)
+
+    def _by_defect(self, energy: Energy, descent: Descent) -> _Found:
+        """Lengths, with errors told by the defect of the solution."""
+        rtol, curve = self.solver.rtol, Curve(descent.z)
+        fine = curve.refined()
+        rest, error = torch.ones_like(descent.active), torch.full_like(descent.value, torch.inf)
+        parts: list[tuple[Tensor, Quadrature]] = []
+        for index, model in descent.solutions():
+            found = defect(energy, model, fine[index])
+            spans = arc_length(self.metric, curve.select(index), rtol=rtol, substeps=2, known=found.spans)
+            gap = found.excess / spans.length.clamp_min(1e-300)  # of E = L²/2
+            gap = torch.where(spans.ratio <= _FAIR, gap, torch.inf)
+            error[index] = gap + spans.error  # what the solve left undone is part of the defect
+            parts.append((index, spans))
+            rest[index] = False
+        others = rest.nonzero()[:, 0]
+        if len(others):
+            parts.append((others, arc_length(self.metric, curve.select(others), rtol=rtol, substeps=2)))
+        order = torch.cat([members for members, _ in parts]).argsort()
+        spans = Quadrature.joined([part for _, part in parts]).select(order)
+        doubled = spans.segments.amax(-1) <= _EVEN * spans.segments.mean(-1)
+        return _Found(fine, doubled & (curve.n < self.solver.n_points), spans, error)
+
+
+def _tolerance(metric: Metric, dtype: torch.dtype, rtol: float) -> float:
+    """The residual to stop at. In single precision speed comes first, where an error can be told without a solution."""
+    if dtype == torch.float64:
+        return 1e-6
+    flat = metric.embedding is not None and metric.ambient is None
+    return max(1e-3, min(_TOLERATED * rtol**0.5, _LOOSEST)) if flat else 1e-3
+
+
+@dataclasses.dataclass
+class _Found:
+    """What a level's solutions measure: refined nodes (B, 2n - 1, d), which of them are results, lengths, errors."""
+
+    fine: Tensor
+    doubled: Tensor
+    spans: Quadrature
+    error: Tensor
