@@ -103,6 +103,21 @@ def test_numpy_files(tmp_path):
         train.as_data(tmp_path / "two.npz")
 
 
+@pytest.mark.parametrize("name", ["broken.npy", "broken.npz", "objects.npy", "objects.npz"])
+def test_numpy_files_that_cannot_be_read(tmp_path, name):
+    """One kind of error, which does not advise to unpickle."""
+    path = tmp_path / name
+    if name.startswith("broken"):
+        path.write_bytes(b"PK\x03\x04" + b"no archive" * 9)
+    else:
+        objects = np.array([{}, []], dtype=object)
+        with path.open("wb") as file:
+            np.savez(file, x=objects) if name.endswith("z") else np.save(file, objects)
+    with pytest.raises(ValueError, match=f"{name} cannot be read: ") as caught:
+        train.as_data(path)
+    assert "pickle" not in str(caught.value)
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_idx_files(tmp_path, suffix):
     values = np.arange(5 * 2 * 3, dtype=np.uint8).reshape(5, 2, 3)
@@ -138,6 +153,12 @@ def test_folders_of_images(tmp_path):
     image.fromarray(np.zeros((4, 6, 3), dtype=np.uint8)).save(colour / "odd.png")
     with pytest.raises(ValueError, match="one size"):
         train.as_data(colour)
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    for i in range(2):  # Pillow's conversion to bytes would make all of these 255
+        image.fromarray(np.full((4, 5), 1000 + i, dtype=np.uint16)).save(deep / f"{i}.png")
+    with pytest.raises(ValueError, match=r"8 bits per channel.*mode I;16"):
+        train.as_data(deep)
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match="holds no images"):
         train.as_data(tmp_path / "none")
@@ -168,6 +189,9 @@ def test_bad_labels_paths_and_fractions(tmp_path, data):
         train.as_data(x, np.zeros(9, dtype=int))
     with pytest.raises(ValueError, match="integers of shape"):
         train.as_data(x, np.zeros(10))
+    for more in ({"labels": np.zeros(3, dtype=int)}, {"shape": (784,)}, {"name": "other"}):
+        with pytest.raises(TypeError, match="are part of 'mnist' already"):
+            train.as_data("mnist", **more)
     with pytest.raises(FileNotFoundError, match="'nowhere' does not exist"):
         train.as_data("nowhere")
     with pytest.raises(ValueError, match="held_out must be a fraction"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import zipfile
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,8 +116,8 @@ def as_data(
     data : TrainData, Dataset, array, Tensor, path or str
         Rows (N, ...): numbers, integer bytes are divided by 255. A path: `.npy`; `.npz` with `data` or `x` (or one
         array only) and perhaps `labels` or `y`; an IDX file, gzipped or not; a folder of images, whose sub-folders are
-        classes. "digits" is scikit-learn's; "mnist" is read from `$LATENTGEO_DATA`, else `./data`, and its test set is
-        held out.
+        classes, with 8 bits per channel. "digits" is scikit-learn's; "mnist" is read from `$LATENTGEO_DATA`, else
+        `./data`, and its test set is held out.
     labels : array or Tensor of shape (N,), optional
         Integer labels.
     held_out : float, optional
@@ -136,6 +137,8 @@ def as_data(
     ------
     ValueError
         If there are fewer than two data, shapes do not fit, or values are not finite, constant or not numbers.
+    TypeError
+        If labels or a shape are given with data that have their own ("mnist", a TrainData).
     FileNotFoundError
         If a path does not exist.
 
@@ -150,7 +153,9 @@ def as_data(
         return data
     if held_out is not None and not 0 <= held_out < 1:
         raise ValueError(f"held_out must be a fraction in [0, 1); got {held_out!r}")
-    if isinstance(data, str) and data == "mnist" and labels is None and not Path(data).exists():
+    if isinstance(data, str) and data == "mnist" and not Path(data).exists():
+        if labels is not None or shape is not None or name is not None:
+            raise TypeError("labels, shape and name are part of 'mnist' already; got others")
         return _mnist(held_out, seed)
     x, found, label, classes = _read(data, shape)
     labels = found if labels is None else labels
@@ -238,12 +243,17 @@ def read_path(path: Path) -> tuple[Any, Any, tuple[str, ...]]:
     stem = path.with_suffix("") if path.suffix == ".gz" else path
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False), None, ()
+            with path.open("rb") as file:
+                return np.lib.format.read_array(file, allow_pickle=False), None, ()
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return _archive(path, {key: arrays[key] for key in arrays.files})
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+            with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as loaded:
+                arrays = {key: loaded[key] for key in loaded.files}
+    except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile) as error:
+        # numpy's own words advise to unpickle, which is never done here
+        reason = "it holds Python objects, not numbers" if "allow_pickle" in str(error) else error
+        raise ValueError(f"{path} cannot be read: {reason}") from error
+    if path.suffix == ".npz":
+        return _archive(path, arrays)
     if "idx" in stem.suffix or "idx" in stem.name:
         return read_idx(path), _idx_labels(path), ()
     raise ValueError(f"data must be a .npy, .npz or IDX (…-idx3-ubyte) file or a folder of images; got {path}")
@@ -312,7 +322,12 @@ def _folder(path: Path) -> tuple[Any, Any, tuple[str, ...]]:
         for file in sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGES):
             try:
                 with Image.open(file) as opened:
-                    grey = opened.mode in ("1", "L", "LA", "I", "I;16", "F")
+                    if opened.mode[0] in "IF":  # "I;16" and the like; Pillow would cut them off at 255
+                        raise ValueError(
+                            f"images must have 8 bits per channel; {file} has more (mode {opened.mode}): scale it "
+                            "yourself, and give an array"
+                        )
+                    grey = opened.mode in ("1", "L", "LA")
                     image = np.asarray(opened.convert("L" if grey else "RGB"))
             except (OSError, UnidentifiedImageError) as error:
                 raise ValueError(f"{file} cannot be read as an image: {error}") from None
