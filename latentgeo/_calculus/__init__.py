@@ -8,6 +8,7 @@ from __future__ import annotations
 from .blocktridiagonal import BlockTridiagonal
 from .embedding import DEFAULT_MAX_BYTES, Embedding
 from .errors import DerivativeWarning, EmbeddingError, RankError, RankWarning, check_latent, check_like
+from .linalg import concave_part
 from .probe import Report
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "Report",
     "check_latent",
     "check_like",
+    "concave_part",
 ]

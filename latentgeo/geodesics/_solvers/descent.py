@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..._calculus import BlockTridiagonal
+from ..._calculus import BlockTridiagonal, concave_part
 from ..geodesic import Status
 from .energy import Energy, Model
 
@@ -119,7 +119,7 @@ class Descent:
         if not self.models:
             return []
         index = torch.cat([members for members, _ in self.models])
-        model = self.models[0][1].joined([each for _, each in self.models])
+        model = Model.joined([each for _, each in self.models])
         keep = self.converged[index]
         return [(index[keep], model.select(keep))] if bool(keep.any()) else []
 
@@ -212,8 +212,7 @@ class Descent:
         part of the bend, turned round, makes a damping of one enough for a positive definite model; and a floor for the
         whole curve serves nodes where the metric vanishes.
         """
-        values, vectors = torch.linalg.eigh(model.bend.nan_to_num(0.0, 0.0, 0.0))
-        concave = (vectors * values.clamp_max(0.0).neg()[..., None, :]) @ vectors.mT
+        concave = concave_part(model.bend.nan_to_num(0.0, 0.0, 0.0))
         own = model.base.diagonal(dim1=-2, dim2=-1)
         floor = own.mean((-2, -1), keepdim=True) / (model.base.shape[1] + 1) ** 2
         return model.base + concave + floor.expand_as(own).diag_embed()

@@ -52,8 +52,9 @@ class Model:
         """The same model with the sub-batch at `index` replaced."""
         return self._map(lambda name, t: t.index_copy(0, index, getattr(other, name)))
 
-    def joined(self, models: Sequence[Model]) -> Model:
-        """A batch of all the models, of which this is one."""
+    @staticmethod
+    def joined(models: Sequence[Model]) -> Model:
+        """One batch of several."""
         return models[0]._map(lambda name, _: torch.cat([getattr(m, name) for m in models]))
 
     def exact(self) -> tuple[Tensor, Tensor]:
@@ -106,9 +107,7 @@ class Energy:
     def _by_curves(self, compute: Callable[[Tensor], Model], z: Tensor, row_bytes: int, budget: int) -> Model:
         curves = max(1, budget // max(1, row_bytes * z.shape[1]))
         parts = [compute(z[i : i + curves]) for i in range(0, z.shape[0], curves)]
-        if len(parts) == 1:
-            return parts[0]
-        return parts[0]._map(lambda name, _: torch.cat([getattr(p, name) for p in parts]))
+        return parts[0] if len(parts) == 1 else Model.joined(parts)
 
 
 class ChordEnergy(Energy):
