@@ -161,11 +161,7 @@ def arc_length(
         if len(poor) == 0:
             break
         better = _by_groups(metric, curve.select(poor), substeps)
-        result = Quadrature(
-            result.segments.index_copy(0, poor, better.segments),
-            result.error.index_copy(0, poor, better.error),
-            result.chord,
-        )
+        result = result.replaced(poor, better)
     return result
 
 
@@ -251,18 +247,25 @@ def equal_speed(metric: Metric, curve: Curve, n: int) -> Tensor:
 def paced(metric: Metric, curve: Curve, n: int) -> tuple[Tensor, Quadrature]:
     """`equal_speed`, and roughly the curves' lengths and what polygons of so many nodes hide."""
     steps = _steps(curve, n)
-    if metric.embedding is None or metric.ambient is not None or n % 2 == 0 or steps != 2 * (n - 1):
+    flat = metric.embedding is not None and metric.ambient is None
+    if not flat or n % 2 == 0 or steps != 2 * (n - 1) or len(curve.nodes) == 0:
         nodes = equal_speed(metric, curve, n)
         return nodes, arc_length(metric, Curve(nodes), rtol=0.1, substeps=2)
     groups = curve_groups(metric, curve.nodes, steps + 1)
-    found = [_equal_speed(metric, curve.select(group), n, steps) for group in groups]
-    nodes, spans = torch.cat([z for z, _ in found]), Quadrature.joined([by_nodes(x) for _, x in found])
+    found = [_paced(metric, curve.select(group), n, steps) for group in groups]
+    nodes, spans = torch.cat([z for z, _ in found]), Quadrature.joined([part for _, part in found])
     # the same samples serve where their speed is nearly equal already
     uneven = (spans.segments.amax(-1) > _UNEVEN * spans.segments.mean(-1)).nonzero()[:, 0]
     if len(uneven):
         there = arc_length(metric, Curve(nodes[uneven]), rtol=0.1, substeps=2)
         spans = spans.replaced(uneven, there)
     return nodes, spans
+
+
+def _paced(metric: Metric, curve: Curve, n: int, steps: int) -> tuple[Tensor, Quadrature]:
+    """For one group of curves, whose images are given back before the next group's are asked for."""
+    nodes, x = _equal_speed(metric, curve, n, steps)
+    return nodes, by_nodes(x)
 
 
 def _steps(curve: Curve, n: int) -> int:
