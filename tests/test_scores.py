@@ -88,6 +88,15 @@ def test_frechet_with_fewer_samples_than_features_of_a_shift():
     assert float(scores.frechet_distance(x, x + 2)) == pytest.approx(200, rel=1e-10)
 
 
+def test_the_bias_of_frechet_is_as_documented():
+    """2 F/N of the means, and ¼ E|S₁ − S₂|² = F(F + 1)/(2N) of the covariances, to the first order in 1/N."""
+    n, size = 2000, 20
+    found = [float(scores.frechet_distance(*normal(2, n, size, seed=seed))) for seed in range(20)]
+    spread = np.std(found, ddof=1) / math.sqrt(20)
+    assert abs(np.mean(found) - size * (size + 5) / (2 * n)) < 4 * spread
+    assert spread < 0.02 * np.mean(found)
+
+
 def test_frechet_agrees_with_one_dimension():
     x, y = normal(100, 1), 3 * normal(80, 1, seed=1) + 1
     expected = (x.mean() - y.mean()) ** 2 + (x.std() - y.std()) ** 2
@@ -122,6 +131,16 @@ def test_kernel_distance_is_the_u_statistic():
         values.append(within - 2 * sum(kernel(p, q) for p in a for q in b) / 9)
     assert found.value == pytest.approx(np.mean(values), rel=1e-12)
     assert found.error == pytest.approx(np.std(values, ddof=1) / math.sqrt(2), rel=1e-12)
+
+
+def test_kernel_distance_leaves_no_sample_out():
+    """Sets of different sizes: a far sample, in whichever place, moves the estimate."""
+    x, y = normal(7, 1), normal(20, 1, seed=1)
+    still = scores.kernel_distance(x, y, n_blocks=3).value
+    for i in range(20):
+        other = y.clone()
+        other[i] += 1
+        assert scores.kernel_distance(x, other, n_blocks=3).value != still
 
 
 def test_kernel_distance_of_equal_distributions_is_zero_within_its_error():
@@ -212,8 +231,10 @@ def test_mode_collapse_costs_recall_and_coverage_but_not_precision():
     collapsed = 0.01 * normal(400, 2, seed=1)
     found, cover = scores.precision_recall(x, collapsed), scores.density_coverage(x, collapsed)
     assert found.precision == 1
-    assert found.recall < 0.02
-    assert cover.coverage < 0.1
+    # 0.3 data are expected within 0.04 of the mean; at most 2 were reached with any of 40 other seeds
+    assert found.recall <= 2 / 400
+    # a point of the plane is among the k nearest neighbours of at most 6 k others
+    assert cover.coverage <= 6 * 5 / 400
 
 
 def test_density_and_coverage_on_a_constructed_set():
@@ -312,12 +333,11 @@ def test_towards_the_mean():
 def test_truncation_trades_recall_for_precision(kind):
     """A generator that spreads too far: less of it looks real the less it is truncated, and more is reached."""
     real = normal(500, 2, seed=7)
-    curve = scores.truncation_curve(lambda z: 3 * z.double(), real, (0.2, 0.5, 1.0), dim=2, truncation=kind)
+    curve = scores.truncation_curve(lambda z: 5 * z.double(), real, (0.1, 0.5, 1.0), dim=2, truncation=kind)
     assert list(curve.precision) == sorted(curve.precision, reverse=True)
-    assert list(curve.recall) == sorted(curve.recall)
-    assert curve.precision[0] > 0.97
-    assert curve.recall[0] < 0.9 < curve.recall[-1]
-    assert curve.precision[-1] < 0.9
+    # over ten other seeds: at least 0.958 and at most 0.562; at most 0.826 and at least 0.966
+    assert curve.precision[0] > 0.93 > 0.65 > curve.precision[-1]
+    assert curve.recall[0] < 0.87 < 0.94 < curve.recall[-1]
     assert curve.coverage[0] < curve.coverage[1]
     assert (curve.n_real, curve.n_generated) == (500, 500)
 
@@ -353,15 +373,16 @@ def classifier(digits):
 
 def test_the_classifier_learns_and_its_features_see_what_is_missing(classifier, digits):
     net, made = classifier
-    assert made["accuracy"] > 0.85
+    assert made["accuracy"] > 0.8  # 0.849 to 0.874 with five seeds; the error of 397 is 0.018
     features = Features.of(net, made)
     assert features.name.startswith("digits classifier, 64 features, ")
     real, other = digits.data[:700], digits.data[700:1400]
     few = other[digits.labels[700:1400] < 3]
     noise = torch.rand(700, 64, generator=generator())
     near, missing, far = (float(scores.frechet_distance(real, x, features)) for x in (other, few, noise))
-    assert near < 0.2 * missing
-    assert near < 0.1 * far
+    # five seeds: at most 0.113 and 0.055; inception 3.29–3.45 and 6.9–7.5; recall at most 0.50, at least 0.78
+    assert near < 0.15 * missing
+    assert near < 0.08 * far
     all_kinds, three_kinds = (float(scores.inception_score(x, features, n_splits=1)) for x in (other, few))
     assert 1 < three_kinds < 4 < 5 < all_kinds < 10
     alike, partial = scores.precision_recall(real, other, features), scores.precision_recall(real, few, features)
