@@ -105,6 +105,8 @@ HOSTILE = [
     ("conv-decoder", {"shape": [1, 1, 28, 28]}, "shape must be"),
     ("conv-decoder", {"shape": [10**9, 28]}, "shape must be"),
     ("conv-decoder", {"shape": [5000, 28, 28]}, "shape must be"),
+    ("conv-decoder", {"shape": [4096, 4096, 4096], "width": 1}, "at most 268435456 numbers in a layer"),
+    ("conv-decoder", {"shape": [4096, 4096], "width": 17}, "shape and width must leave"),
     ("conv-decoder", {"latent_dim": 10**6}, "latent_dim must be an integer from 1 to 4096"),
     ("conv-decoder", {"latent_dim": True}, "latent_dim must be"),
     ("conv-decoder", {"width": 10**6}, "width must be an integer from 1 to 512"),

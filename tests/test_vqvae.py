@@ -212,7 +212,8 @@ def test_the_prior_learns_that_the_bottom_repeats_the_top():
     entropy = float(-(p * np.log2(p)).sum())
     top, bottom = net.eval().bits_per_code(draw(5000))
     assert top == pytest.approx(2, rel=0.01)
-    assert entropy - 0.03 < bottom < 1.1 * entropy
+    # the mean of 20,000 codes has a standard error of 0.01 bits; five seeds came out at −0.010 to +0.014
+    assert abs(bottom - entropy) < 0.03
 
 
 @pytest.mark.parametrize(
@@ -308,6 +309,7 @@ def test_the_bottom_is_encoded_and_decoded_with_the_top(pair):
         ({"shape": [2**40, 8]}, "shape must be an integer from 1 to 4096"),
         ({"shape": [8]}, r"shape must be \(height, width\)"),
         ({"shape": [4096, 4096], "halvings": 1}, "at most 4096 codes"),
+        ({"shape": [4096, 4096, 4096], "halvings": 6}, "at most 268435456 numbers in a layer"),
         ({"width": 10**9}, "width must be an integer from 1 to 4096"),
         ({"n_codes": 1}, "n_codes must be an integer from 2"),
         ({"code_dim": "8"}, "code_dim must be an integer"),
@@ -374,10 +376,11 @@ def test_it_learns_to_reconstruct_with_many_codes_and_a_prior_below_log2_k(train
     assert found["of"] == "data held out"
     assert found["n"] == 397
     variance = float((data.held_out - data.x.mean(0)).square().mean())
-    assert found["squared_error"] < 0.6 * variance
+    # seven runs with other seeds: at most 0.34; 10.8 to 15.0; 2.30 to 2.66 bits
+    assert found["squared_error"] < 0.4 * variance
     for name in learner.level_names:
-        assert 5 < found[f"perplexity{name}"] <= 16
-        assert 0.5 < found[f"bits_per_code{name}"] < 3.9
+        assert 8 < found[f"perplexity{name}"] <= 16
+        assert 2 < found[f"bits_per_code{name}"] < 3
     assert found["bound"] == pytest.approx(found["distortion"] + found["rate"], abs=1e-5)
 
 
@@ -408,7 +411,7 @@ def test_samples_of_the_prior_are_nearer_to_data_than_random_codes(trained, data
     with torch.no_grad():
         random = network(network.embed(uniform))
     near, far = (float(lg.train.scores.frechet_distance(data.held_out, x)) for x in (drawn, random))
-    assert near < 0.7 * far
+    assert near < 0.25 * far  # seven runs with other seeds: at most 0.17
 
 
 def test_a_file_carries_codebooks_and_prior(trained, tmp_path):
@@ -474,7 +477,7 @@ def test_both_rules_train_without_a_prior_too(data, codebook):
     steps(learner, data, 60, batch=32, rate=5e-3)
     with torch.no_grad():
         found = learner.losses(data.x[:200], 1.0, generator())
-    assert float(found["squared_error"]) < 0.6 * float(before["squared_error"])
+    assert float(found["squared_error"]) < 0.4 * float(before["squared_error"])  # ten other runs: 0.22 to 0.31
     assert learner.warmup == 0
     model = learner.finish(data, generator())
     assert model.metadata["scores"]["bits_per_code_top"] == pytest.approx(4, rel=1e-5)
@@ -487,7 +490,8 @@ def test_binary_data_under_bernoulli(data):
     learner = steps(make(binary, likelihood="bernoulli"), binary, 60)
     model = learner.finish(binary, generator())
     assert model.metadata["scores"]["of"] == "training data"
-    assert model.metadata["scores"]["distortion"] < 64 * math.log(2)
+    # grey images cost 64 log 2 = 44.4 nats; five runs with other seeds came to 23.3 to 28.4
+    assert model.metadata["scores"]["distortion"] < 0.75 * 64 * math.log(2)
     assert isinstance(lg.metric(model), lg.FisherRaoMetric)
     with torch.no_grad():
         drawn = model.decoder.mean(model.codes)

@@ -18,6 +18,7 @@ _PLANS = ("lenet", "resnet")
 _NORMS = ("batch", "group")
 _MAX_CHANNELS = 4096
 _MAX_SIDE = 4096
+_MAX_NUMBERS = 2**28  # of the largest feature map of one datum: a GiB
 _GROUPS = 8
 _LEAST = {"lenet": 8, "resnet": 4}  # pixels that a side must have
 
@@ -26,7 +27,15 @@ class _Settings:
     """What encoders and decoders share: the plan's checked arguments, and sizes that follow from them."""
 
     def __init__(
-        self, plan: str, shape: Sequence[int], latent_dim: int, width: int, activation: str, norm: str, blocks: int
+        self,
+        plan: str,
+        shape: Sequence[int],
+        latent_dim: int,
+        width: int,
+        activation: str,
+        norm: str,
+        blocks: int,
+        what: str = "latent_dim",
     ) -> None:
         if plan not in _PLANS:
             raise ValueError(f"plan must be one of {', '.join(map(repr, _PLANS))}; got {str(plan)[:100]!r}")
@@ -37,7 +46,7 @@ class _Settings:
                 f"pixels, for the {plan} plan; got {tuple(self.shape)}"
             )
         for name, value, most in (
-            ("latent_dim", latent_dim, _MAX_SIDE),
+            (what, latent_dim, _MAX_SIDE),
             ("width", width, _MAX_CHANNELS // 8),
             ("blocks", blocks, 8),
         ):
@@ -54,8 +63,9 @@ class _Settings:
         halvings = 2 if plan == "lenet" else 3
         #: heights and widths from the image down to the last feature map
         self.sizes = [(_halved(self.height, k), _halved(self.side, k)) for k in range(halvings + 1)]
-        if self.channels > _MAX_CHANNELS:
-            raise ValueError(f"shape must have at most {_MAX_CHANNELS} channels; got {self.channels}")
+        # weights of a few kilobytes could else ask for any amount of memory
+        if (numbers := max(self.channels, width) * self.height * self.side) > _MAX_NUMBERS:
+            raise ValueError(f"shape and width must leave at most {_MAX_NUMBERS} numbers in a layer; got {numbers}")
 
     def arguments(self) -> dict[str, Any]:
         return {
@@ -261,7 +271,7 @@ class ConvHead(nn.Module):
         blocks: int = 2,
     ) -> None:
         super().__init__()
-        s = _Settings(plan, shape, n_outputs, width, activation, norm, blocks)
+        s = _Settings(plan, shape, n_outputs, width, activation, norm, blocks, "n_outputs")
         self.arguments: dict[str, Any] = {k: v for k, v in s.arguments().items() if k != "latent_dim"}
         self.arguments["n_outputs"] = n_outputs
         self.image = (s.channels, s.height, s.side)

@@ -21,6 +21,7 @@ _MAX_SIDE = 4096
 _MAX_WIDTH = 4096
 _MAX_CODE_DIM = 1024
 _MAX_HALVINGS = 6
+_MAX_NUMBERS = 2**28  # of the largest feature map of one datum: a GiB
 
 Size = tuple[int, int]
 
@@ -54,6 +55,9 @@ class _Grids(nn.Module):
         }
         self.shape = tuple(shape)
         self.image = (1, *shape) if len(shape) == 2 else tuple(shape)
+        # weights of a few kilobytes could else ask for any amount of memory
+        if (numbers := max(self.image[0], width) * math.prod(self.image[1:])) > _MAX_NUMBERS:
+            raise ValueError(f"shape and width must leave at most {_MAX_NUMBERS} numbers in a layer; got {numbers}")
         self.sizes: list[Size] = [(self.image[1], self.image[2])]  # from the image down to the bottom grid
         for _ in range(halvings):
             self.sizes.append(_half(self.sizes[-1]))
