@@ -12,7 +12,7 @@ from torch.testing import assert_close
 import latentgeo as lg
 from latentgeo.decoders import FlowEncoder, FlowNetwork
 from latentgeo.decoders.flows import FLOW_KINDS, wrap_angle
-from latentgeo.train import Flow, FlowDensity
+from latentgeo.train import Flow, FlowDensity, TrainData
 from latentgeo.train.flow import FlowLearner, gaussian_log_prob
 
 # What rounding and quadrature leave: CNF is integrated in steps, UNAF by 20-point quadrature.
@@ -277,6 +277,27 @@ def test_samples_have_the_density():
     metric = lg.metric(density.model)
     entropy = math.log(2 * math.pi) + 1 + float(metric.log_volume(z).mean())
     assert float(density(x).mean()) == pytest.approx(-entropy, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"transforms": 0}, "transforms must be an integer from 1"),
+        ({"hidden": ()}, "hidden must be 1 to"),
+        ({"bins": 1}, "bins must be"),
+        ({"steps": 0}, "steps must be"),
+    ],
+)
+def test_a_recipe_is_checked_when_it_is_made(options, message):
+    with pytest.raises(ValueError, match=message):
+        Flow("nsf", **options)
+
+
+def test_one_datum_held_out_has_no_standard_error():
+    x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    data = TrainData(x, x, held_out=x[:1] + 0.1)
+    model = Flow("maf", transforms=1, hidden=(4,)).learner(data, torch.Generator()).finish(data, torch.Generator())
+    assert "log_likelihood_sem" not in model.metadata["scores"]
 
 
 def test_what_is_wrong_is_said():

@@ -332,6 +332,23 @@ def test_bad_options_are_named(options, message):
         GAN(**options)
 
 
+def test_a_penalised_critic_sees_each_datum_on_its_own():
+    """With BatchNorm the slope at one datum would be a function of all."""
+    recipe = GAN(2, lg.train.ResNet(width=8, blocks=1), loss=WassersteinGP())
+    learner = GANLearner(recipe, (8, 8))
+    x = torch.rand(6, 8, 8, generator=torch.Generator().manual_seed(0))
+    other = torch.cat([x[:1], 5 * x[1:]])
+    assert_close(learner.score(x)[0], learner.score(other)[0])
+    assert GAN(2, lg.train.ResNet(width=8)).critic is None  # no penalty, no change
+    with pytest.raises(ValueError, match="critic must not have BatchNorm"):
+        GAN(2, critic=lg.train.ResNet(), loss=WassersteinGP())
+
+
+def test_a_gan_does_not_stop_where_its_critic_is_weakest():
+    with pytest.raises(ValueError, match="patience must be None for the kind 'gan'"):
+        lg.train.fit(GAN(), "digits", epochs=2, patience=1, progress=False)
+
+
 def test_losses_refuse_bad_options():
     with pytest.raises(ValueError, match="penalty must be positive"):
         WassersteinGP(penalty=-1.0)
@@ -379,6 +396,8 @@ def test_inversion_says_what_is_wrong():
     decoder = lg.wrap(nn.Tanh().eval(), 2, "deterministic")
     with pytest.raises(ValueError, match=r"x must be a tensor of shape \(N, 2\)"):
         invert(decoder, torch.zeros(3, 5))
+    with pytest.raises(ValueError, match="x must be finite; 1 of its entries"):
+        invert(decoder, torch.tensor([[0.0, torch.nan]]))
     with pytest.raises(ValueError, match="n_starts must be a positive integer"):
         invert(decoder, torch.zeros(3, 2), n_starts=0)
     with pytest.raises(TypeError, match="model must be"):

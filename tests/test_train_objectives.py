@@ -227,6 +227,9 @@ def test_binarisation_is_never_guessed(case):
     told = train.log_evidence(model, grey, binarise="static", n_samples=2)
     assert told.binarisation == "statically binarised (seed 0)"
     assert "2 importance samples" in repr(told)
+    other = lg.LatentModel(lg.wrap(nn.Linear(2, 4).eval(), 2, lg.Gaussian(sigma=1.0)), Half())
+    with pytest.raises(ValueError, match="binarise is for the Bernoulli likelihood"):
+        train.log_evidence(other, grey, binarise="static")
     assert train.log_evidence(model, grey.round(), n_samples=2).binarisation == "binary as given"
 
 

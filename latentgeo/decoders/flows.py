@@ -88,7 +88,7 @@ class FlowNetwork(nn.Module):
         embed: bool = False,
     ) -> None:
         super().__init__()
-        _check(kind, {"dim": dim, "transforms": transforms, "bins": bins, "steps": steps}, hidden, embed)
+        check_arguments(kind, dim, transforms, hidden, bins, steps, embed)
         try:
             from latentgeo.decoders._zuko import layers
         except ModuleNotFoundError as error:
@@ -210,7 +210,11 @@ def wrap_angle(x: Tensor) -> Tensor:
     return torch.remainder(x + math.pi, 2 * math.pi) - math.pi
 
 
-def _check(kind: Any, numbers: dict[str, Any], hidden: Any, embed: Any) -> None:
+def check_arguments(
+    kind: Any, dim: Any, transforms: Any, hidden: Any, bins: Any, steps: Any, embed: Any = False
+) -> None:
+    """Raise a ValueError unless these are arguments of a `FlowNetwork`."""
+    numbers = {"dim": dim, "transforms": transforms, "bins": bins, "steps": steps}
     if kind not in FLOW_KINDS:
         raise ValueError(f"kind must be one of {', '.join(map(repr, FLOW_KINDS))}; got {str(kind)[:100]!r}")
     for name, value in numbers.items():

@@ -83,7 +83,7 @@ def drive(learner: Learner, x: Tensor, watched: Tensor | None, run: Run) -> Outc
         )
         start = _start(run)
         driver.clock = _now()
-        trainer.fit(driver, ckpt_path=None if start is None else str(start))
+        trainer.fit(driver, ckpt_path=None if start is None else str(start), weights_only=True)
     learner.drive(None)
     if trainer.interrupted:
         raise KeyboardInterrupt

@@ -110,7 +110,8 @@ def log_evidence(
     Raises
     ------
     ValueError
-        If there is no encoder, or grey data are given to a Bernoulli decoder with no word on how to binarise them.
+        If there is no encoder, grey data are given to a Bernoulli decoder with no word on how to binarise them, or
+        there is such a word for another decoder.
 
     Examples
     --------
@@ -128,6 +129,8 @@ def log_evidence(
     x = data.reshape(len(data), *decoder.data_shape)
     how = as_binarise(binarise)
     words = "as given"
+    if how is not None and decoder.likelihood.name != "bernoulli":
+        raise ValueError(f"binarise is for the Bernoulli likelihood; got a model with {decoder.likelihood!r}")
     if decoder.likelihood.name == "bernoulli":
         if how is None and not is_binary(x):
             raise ValueError(

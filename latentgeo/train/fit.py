@@ -103,7 +103,8 @@ def fit(
         Go on from such a `.ckpt` file of the same run where there is one; False starts anew.
     patience : int, optional
         Stop after so many epochs in a row without a better loss on a tenth of the training data, set apart for this,
-        and keep the best weights. Epochs of a warm-up do not count.
+        and keep the best weights. Epochs of a warm-up do not count. Not for a GAN, whose loss does not say when it is
+        better.
     held_out : float, optional
         As for `as_data`.
     device : str
@@ -155,6 +156,11 @@ def fit(
     with torch.random.fork_rng(cuda):
         torch.manual_seed(seed)
         learner = recipe.learner(prepared, torch.Generator().manual_seed(seed))
+        if patience is not None and not learner.comparable:
+            raise ValueError(
+                f"patience must be None for the kind {recipe.kind!r}, whose loss does not say when a model is better; "
+                f"got {patience}"
+            )
         run = loop.Run(
             epochs=epochs,
             batch_size=batch_size,

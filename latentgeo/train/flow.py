@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from latentgeo.decoders import Deterministic, wrap
-from latentgeo.decoders.flows import FLOW_KINDS, FlowEncoder, FlowNetwork, wrap_angle
+from latentgeo.decoders.flows import FLOW_KINDS, FlowEncoder, FlowNetwork, check_arguments, wrap_angle
 from latentgeo.io import CheckpointError, LatentModel, load, save
 from latentgeo.train.recipe import Learner
 
@@ -77,6 +77,7 @@ class Flow:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         if self.transform not in FLOW_KINDS:
             raise ValueError(f"transform must be one of {', '.join(map(repr, FLOW_KINDS))}; got {self.transform!r}")
+        check_arguments(self.transform, 2, self.transforms, self.hidden, self.bins, self.steps)
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be finite and not negative; got {self.weight_decay!r}")
 
@@ -123,7 +124,8 @@ class FlowLearner(Learner):
         x, scored = data.x.flatten(1), data.scored.flatten(1)
         own = torch.cat([network.log_prob(part) for part in scored.split(_ROWS)])
         scores: dict[str, Any] = {"log_likelihood": float(own.double().mean()), "scored": len(scored)}
-        scores["log_likelihood_sem"] = float(own.double().std()) / math.sqrt(len(own))
+        if len(own) > 1:
+            scores["log_likelihood_sem"] = float(own.double().std()) / math.sqrt(len(own))
         if network.periodic:
             scores["log_likelihood_uniform"] = -network.dim * math.log(2 * math.pi)
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -19,9 +19,9 @@ from torch.nn.utils import parametrize
 
 from latentgeo.decoders import Deterministic, fit_precision, wrap
 from latentgeo.io import LatentModel
-from latentgeo.train.adversarial import AdversarialLoss, NonSaturating
+from latentgeo.train.adversarial import AdversarialLoss, NonSaturating, WassersteinGP
 from latentgeo.train.inversion import invert
-from latentgeo.train.networks import Dense, Network
+from latentgeo.train.networks import Dense, Network, ResNet
 from latentgeo.train.recipe import Learner
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class GAN:
     network : Network
         Of the generator and of the encoder that is fitted to it afterwards.
     critic : Network, optional
-        Of the critic; as `network` if None.
+        Of the critic; as `network` if None (under a gradient penalty a ResNet with GroupNorm, since BatchNorm would
+        make a datum's slope depend on the others).
     loss : AdversarialLoss
         `NonSaturating()`, `WassersteinGP()` or `FGAN(divergence)`.
     spectral_norm : float, optional
@@ -103,6 +104,15 @@ class GAN:
                 raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
         if not isinstance(self.loss, AdversarialLoss):
             raise ValueError(f"loss must be NonSaturating(), WassersteinGP() or FGAN(...); got {self.loss!r}")
+        critic = self.critic or self.network
+        if isinstance(self.loss, WassersteinGP) and isinstance(critic, ResNet) and critic.norm == "batch":
+            # Gulrajani et al. 2017, section 4: the penalty is of the slope at each datum on its own
+            if self.critic is not None:
+                raise ValueError(
+                    "critic must not have BatchNorm under a gradient penalty, since a datum's output depends on the "
+                    f"others; pass norm='group'; got {critic!r}"
+                )
+            object.__setattr__(self, "critic", replace(critic, norm="group"))
         if not 0 <= self.average < 1:
             raise ValueError(f"average must be in [0, 1); got {self.average!r}")
         for name in ("spectral_norm", "critic_rate", "bandwidth"):
@@ -119,6 +129,7 @@ class GANLearner(Learner):
     """Generator, its running average and critic; see `GAN`."""
 
     last: Tensor
+    comparable = False  # a weak critic estimates a small divergence: before training it is least
 
     def __init__(self, recipe: GAN, shape: tuple[int, ...], output: str | None = None) -> None:
         super().__init__()

@@ -115,6 +115,8 @@ def invert(
     if not isinstance(x, Tensor) or x.ndim < 2 or x[:1].numel() != decoder.data_dim * len(x[:1]):
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x must be a tensor of shape (N, {decoder.data_dim}) or (N, *data_shape); got {got}")
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError(f"x must be finite; {int((~torch.isfinite(x)).sum())} of its entries are not")
     flat = x.flatten(1)
     d = decoder.latent_dim
     rows = max(1, max_bytes // (flat.element_size() * decoder.data_dim * (d + 3) * n_starts))

@@ -51,9 +51,12 @@ class Learner(nn.Module, abc.ABC):
     ----------
     warmup : float
         The fraction of the training during which the objective still changes; early stopping does not count before.
+    comparable : bool
+        Whether a lower loss means a better model at any time, as early stopping assumes.
     """
 
     warmup: float = 0.0
+    comparable: bool = True
 
     @abc.abstractmethod
     def losses(self, x: Tensor, progress: float, generator: torch.Generator) -> dict[str, Tensor]:
