@@ -323,6 +323,7 @@ def test_outputs_follow_the_data():
     [
         ({"latent_dim": 0}, "latent_dim must be an integer of at least 1"),
         ({"loss": "wasserstein"}, "loss must be NonSaturating"),
+        ({"betas": (0.5, 1.0)}, r"betas must be two numbers in \[0, 1\)"),
         ({"average": 1.0}, r"average must be in \[0, 1\)"),
         ({"spectral_norm": 0.0}, "spectral_norm must be positive"),
     ],

@@ -172,6 +172,22 @@ def test_bad_options(options, message):
         train.VAE(**options)
 
 
+def test_stages_and_networks_are_checked_before_any_training():
+    for make, message in (
+        (lambda: train.RBF(n_centers=0), "n_centers must be a positive integer"),
+        (lambda: train.RBF(sigma=-1.0), "sigma must be positive"),
+        (lambda: train.RBF(floor=0.0), "floor must be positive"),
+        (lambda: train.ScaleNetwork(floor=-1.0), "floor must be finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+    for options, message in (({"scale": "rbf"}, "scale must be RBF"), ({"network": "dense"}, "network must be a Net")):
+        with pytest.raises(TypeError, match=message):
+            train.VAE(**options)
+    with pytest.raises(TypeError, match="critic must be a Network"):
+        train.GAN(critic="dense")
+
+
 def test_binarise_belongs_to_bernoulli(digits):
     with pytest.raises(ValueError, match="binarise is for the Bernoulli likelihood"):
         train.fit(train.VAE(binarise="dynamic"), digits, **OPTIONS)

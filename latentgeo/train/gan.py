@@ -69,8 +69,8 @@ class GAN:
 
     Raises
     ------
-    ValueError
-        If an option is out of range.
+    TypeError, ValueError
+        If an option is of the wrong kind or out of range.
 
     References
     ----------
@@ -102,6 +102,12 @@ class GAN:
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
+        for name in ("network", "critic"):
+            value = getattr(self, name)
+            if not isinstance(value, Network) and not (name == "critic" and value is None):
+                raise TypeError(f"{name} must be a Network such as Dense(...) or LeNet(...); got {value!r}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers in [0, 1); got {self.betas!r}")
         if not isinstance(self.loss, AdversarialLoss):
             raise ValueError(f"loss must be NonSaturating(), WassersteinGP() or FGAN(...); got {self.loss!r}")
         critic = self.critic or self.network

@@ -60,6 +60,12 @@ class RBF:
     floor: float = 1e-3
     posterior_samples: int = 1
 
+    def __post_init__(self) -> None:
+        _whole(self, "n_centers", "posterior_samples")
+        for name in ("bandwidth", "floor") if self.sigma is None else ("sigma", "bandwidth", "floor"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name} must be positive and finite; got {value!r}")
+
 
 @dataclass(frozen=True)
 class ScaleNetwork:
@@ -77,6 +83,10 @@ class ScaleNetwork:
     """
 
     floor: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.floor < math.inf:
+            raise ValueError(f"floor must be finite and not negative; got {self.floor!r}")
 
 
 @dataclass(frozen=True)
@@ -114,8 +124,8 @@ class VAE:
 
     Raises
     ------
-    ValueError
-        If an option is out of range.
+    TypeError, ValueError
+        If an option is of the wrong kind or out of range.
 
     References
     ----------
@@ -145,10 +155,11 @@ class VAE:
     def __post_init__(self) -> None:
         object.__setattr__(self, "likelihood", as_likelihood(self.likelihood))
         object.__setattr__(self, "binarise", as_binarise(self.binarise))
-        for name in ("latent_dim", "importance_samples", "score_samples", "score_data"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer; got {value!r}")
+        _whole(self, "latent_dim", "importance_samples", "score_samples", "score_data")
+        if not isinstance(self.network, Network):
+            raise TypeError(f"network must be a Network such as Dense(...) or LeNet(...); got {self.network!r}")
+        if not isinstance(self.scale, (RBF, ScaleNetwork)):
+            raise TypeError(f"scale must be RBF(...) or ScaleNetwork(...); got {self.scale!r}")
         for name in ("beta", "warmup", "free_bits", "weight_decay"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
@@ -290,6 +301,13 @@ class VAELearner(Learner):
             "binarisation": None if likelihood.name != "bernoulli" else str(recipe.binarise or "binary as given"),
         }
         return LatentModel(decoder, self.encoder, codes, data.stored_labels, metadata)
+
+
+def _whole(recipe: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(recipe, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer; got {value!r}")
 
 
 def _collapse(axes: list[int], recipe: VAE) -> str:
