@@ -162,6 +162,18 @@ def test_single_precision(problem):
     assert_close(path.length.double(), connect(problem.metric, a, b).length, rtol=2e-3, atol=1e-5)
 
 
+def test_two_coarse_solutions_that_agree_are_not_believed():
+    # 17 and 33 nodes find a curve that jumps across a steep wall of the ambient metric, 2.8 % too long
+    def chart(z):
+        return torch.cat([z, torch.sin(2 * z).sum(-1, keepdim=True)], -1)
+
+    metric = PullbackMetric(chart, dim=2, ambient=lambda x: 1 + x.square())
+    a, b = torch.tensor([0.063, 7.291], dtype=torch.float64), torch.tensor([0.062, -1.586], dtype=torch.float64)
+    path = connect(metric, a, b, solver=Newton(rtol=1e-2))
+    exact = connect(metric, a, b, init=path.z, solver=Newton(n_points=129, rtol=1e-7))
+    assert abs(float(path.length - exact.length)) <= float(path.length_error) <= 0.01 * float(path.length)
+
+
 @by_problem
 def test_certified_and_minimal(problem):
     a, b = some_pairs(problem, 10)

@@ -24,7 +24,7 @@ _COARSEST = 9
 _ENOUGH = 0.35  # arc over chord less one, over √rtol, up to which a number of nodes may be enough
 _LEAST_HIDDEN, _MOST_HIDDEN = 0.01, 0.05  # between those, what a starting polygon may hide
 _LONGER = 3e-3  # relative growth of the true length that a solve is forgiven, for quadrature on coarse nodes
-_FAIR = 1.02  # arc over chord up to which the estimate of the discretisation's error is believed
+_FAIR = 1.02  # arc over chord up to which estimates of the discretisation's error are believed
 _TOLERATED = 0.3  # residual over √rtol: its square, the error of the length that it leaves, is 9 % of what is allowed
 _LOOSEST = 1e-2
 _EVEN = 1.004  # longest over mean segment up to which nodes put between them keep the speed constant, to 1 %
@@ -220,7 +220,7 @@ class _Refinement:
         curve = Curve(descent.z)
         spans = arc_length(self.metric, curve, rtol=self.solver.rtol, substeps=2)
         change = (before - spans.length).abs() / 3  # at least second order: n against 2n
-        gap = torch.where(before.isfinite(), change, torch.inf)
+        gap = torch.where(before.isfinite() & ((spans.ratio - 1).abs() <= _FAIR - 1), change, torch.inf)
         error = gap + spans.error + descent.residual.square() * spans.length
         return _Found(curve.refined(), torch.zeros_like(descent.active), spans, error)
 
