@@ -76,7 +76,7 @@ class Descent:
             left = (left / before.clamp_min(1e-300)).sqrt()  # residual after a full Newton step, from above
             sure = accepted & exact & (residual <= _QUADRATIC) & (left <= self.tol)
             self.residual[index] = torch.where(sure, torch.minimum(left, residual), self.residual[index])
-            saddle = ~definite & (residual <= max(self.tol, _SADDLE)) & self.energy.smooth
+            saddle = ~definite & (residual <= _SADDLE) & self.energy.smooth
             if bool(saddle.any()):
                 which = saddle.nonzero()[:, 0]
                 accepted[which] |= self._fall_off(index[which], model.select(which))
