@@ -78,6 +78,7 @@ class Embedding:
         self.name = name
         self.module = module
         self._max_bytes = None if max_bytes is None else int(max_bytes)
+        self._weight_bytes: int | None = None
         self._report: Report | None = None
         self._warned: set[str] = set()
         self._frozen = True
@@ -128,9 +129,12 @@ class Embedding:
         """Memory budget of one batched call."""
         if self._max_bytes is not None:
             return self._max_bytes
-        if self.device is not None and self.device.type != "cpu":
+        device = self.device
+        if device is not None and device.type != "cpu":
             return _ACCELERATOR_BYTES
-        weights = sum(t.numel() * t.element_size() for t in self._tensors())
+        if self._weight_bytes is None:  # counted once: every call asks
+            object.__setattr__(self, "_weight_bytes", sum(t.numel() * t.element_size() for t in self._tensors()))
+        weights = self._weight_bytes or 0
         return min(max(DEFAULT_MAX_BYTES, _WEIGHTS * weights), _ACCELERATOR_BYTES)
 
     @property
