@@ -219,7 +219,7 @@ class _Refinement:
         """Lengths, with errors told by those of half as many nodes."""
         curve = Curve(descent.z)
         spans = arc_length(self.metric, curve, rtol=self.solver.rtol, substeps=2)
-        change = (before - spans.length).abs() / 3  # at least second order: n against 2n
+        change = (before - spans.length).abs()  # whole: coarse solutions are not yet in the regime of their order
         gap = torch.where(before.isfinite() & ((spans.ratio - 1).abs() <= _FAIR - 1), change, torch.inf)
         error = gap + spans.error + descent.residual.square() * spans.length
         return _Found(curve.refined(), torch.zeros_like(descent.active), spans, error)
