@@ -570,7 +570,8 @@ def test_curvature_map_has_robust_colours():
     figure = plot.curvature(lg.metric(model), codes=model.codes, labels=model.labels, resolution=12)
     K = lg.metric(model).gauss_curvature(model.codes).abs().double()
     assert figure.data[0].zmax == pytest.approx(float(K.quantile(0.9)), rel=1e-3)
-    assert sum(len(trace.x) for trace in figure.data if trace.customdata is not None) == len(model.codes)
+    drawn = (t for t in figure.data if t.type == "scatter" and t.customdata is not None)
+    assert sum(len(trace.x) for trace in drawn) == len(model.codes)
     narrow = plot.curvature(lg.metric(model), codes=model.codes, resolution=12, limit=3.0)
     assert narrow.data[0].zmax == 3.0
     flat = plot.curvature(lg.Euclidean(2), resolution=5)

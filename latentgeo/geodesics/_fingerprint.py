@@ -19,7 +19,7 @@ from torch import Tensor
 
 __all__ = ["digest"]
 
-_LOOKED_UP = frozenset({"_cache", "_report", "_warned", "__dict__", "__weakref__"})
+_LOOKED_UP = frozenset({"_cache", "_report", "_warned", "_weight_bytes", "__dict__", "__weakref__"})
 _DEPTH = 64
 
 

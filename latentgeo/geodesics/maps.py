@@ -156,13 +156,13 @@ def log(
         scale = torch.where(speed > 0, path.length / torch.where(speed > 0, speed, 1.0), 0.0)
         v = torch.where(path.converged[..., None], scale[..., None] * v, torch.nan)
         if verify:
-            path, v = _verified(path, v)
+            path, v = verified(path, v)
             if throw:
                 path.raise_for_status()
     return v
 
 
-def _verified(path: Geodesic, v: Tensor) -> tuple[Geodesic, Tensor]:
+def verified(path: Geodesic, v: Tensor) -> tuple[Geodesic, Tensor]:
     """Velocities corrected until their geodesics arrive; the path has the statuses of those that do not."""
     d = v.shape[-1]
     status, residual, length = path.status.reshape(-1).copy(), path.residual.flatten(), path.length.flatten()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..geodesics import Geodesic, Newton, connect, differential_exp
+from ..geodesics.maps import verified
 from ..metrics import Metric
 
 __all__ = ["heat_kernel"]
@@ -131,8 +132,10 @@ def _rest(path: Geodesic, form: Form) -> list[Tensor]:
         return [torch.where(done, volume, torch.nan), torch.zeros_like(volume)]
     known = done.reshape(-1).nonzero()[:, 0]
     grown, scalar = (torch.full_like(path.length, torch.nan, dtype=torch.float64).reshape(-1) for _ in range(2))
-    velocity = _velocity(path, 0.0)
-    d = a.shape[-1]
+    velocity, d = _velocity(path, 0.0), a.shape[-1]
+    # the nodes of a curve are two orders less accurate than its length: shooting corrects the velocity
+    shot, exact = verified(path, velocity)
+    velocity = torch.where(shot.converged[..., None], exact, velocity)
     spread = differential_exp(metric, a.reshape(-1, d)[known], velocity.reshape(-1, d)[known], throw=False)
     grown[known] = spread.log_jacobian.double()
     along = path(torch.tensor([0.0, 0.5, 1.0], dtype=a.dtype, device=a.device)).reshape(-1, 3, d)[known]
