@@ -202,7 +202,7 @@ def write_png(
     ValueError
         If the suffix is no known format, `width` is not positive or there is no such theme.
     RuntimeError
-        If kaleido is not installed or no Chromium or Chrome is found; says which, and what to do.
+        If kaleido is not installed, no Chromium or Chrome is found, or it takes too long; says which, and what to do.
     """
     path = Path(path)
     kind = path.suffix.lstrip(".").lower()
@@ -227,7 +227,12 @@ def write_png(
     if figure.layout.height is not None:
         options["height"] = figure.layout.height
     # MathJax would be fetched from the network and no text here needs it.
-    data = kaleido.calc_fig_sync(figure, opts=options, kopts={"path": str(found), "mathjax": False})
+    try:
+        data = kaleido.calc_fig_sync(figure, opts=options, kopts={"path": str(found), "mathjax": False})
+    except TimeoutError:
+        raise RuntimeError(
+            f"{found} did not draw the picture in time; where the machine is busy try again, or write HTML instead"
+        ) from None
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
