@@ -477,7 +477,7 @@ def test_both_rules_train_without_a_prior_too(data, codebook):
     steps(learner, data, 60, batch=32, rate=5e-3)
     with torch.no_grad():
         found = learner.losses(data.x[:200], 1.0, generator())
-    assert float(found["squared_error"]) < 0.4 * float(before["squared_error"])  # ten other runs: 0.22 to 0.31
+    assert float(found["squared_error"]) < 0.4 * float(before["squared_error"])  # other runs: 0.20 to 0.29
     assert learner.warmup == 0
     model = learner.finish(data, generator())
     assert model.metadata["scores"]["bits_per_code_top"] == pytest.approx(4, rel=1e-5)
