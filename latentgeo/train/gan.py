@@ -32,7 +32,7 @@ __all__ = ["GAN", "GANLearner", "normalise_spectrally"]
 _WARM = 15  # power iterations before training
 _RAMP = 10  # the running average forgets its start within about so many steps
 _SCORED = 1000  # held-out data that are inverted for the scores
-_FITTED = 5000  # training data that are inverted for the precision
+_FITTED = 2000  # training data that are inverted for the precision
 
 
 @dataclass(frozen=True)
