@@ -101,9 +101,9 @@ def test_colour_images():
     images[1, 2] = 2.0  # beyond what a screen shows
     trace = generated.samples(images).data[0]
     assert trace.type == "image"
-    assert_allclose(np.asarray(trace.z)[0, 0], [255, 0, 0])
-    assert_allclose(np.asarray(trace.z)[0, 3], [0, 0, 255])
-    assert_allclose(np.asarray(trace.z)[0, 2], [255, 255, 255])
+    assert_allclose(np.asarray(trace.z)[0, 0], [255, 0, 0, 255])
+    assert_allclose(np.asarray(trace.z)[0, 3], [0, 0, 255, 255])
+    assert np.asarray(trace.z)[0, 2, 3] == 0  # the gap is clear
 
 
 def test_traversals_move_one_coordinate():

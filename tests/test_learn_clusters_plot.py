@@ -48,7 +48,7 @@ def test_the_figure_holds_clusters_centres_and_averages(model):
     np.testing.assert_allclose(
         np.stack([mean.x, mean.y], 1), [z[label == k].mean(0) for k in range(3)], rtol=1e-5, atol=1e-6
     )
-    rows = [t for t in figure.data if t.name in (": centres", ": averages")]
+    rows = [t for t in figure.data if t.name in ("decoded centres", "decoded averages")]
     assert len(rows) == 2
     decoded = np.asarray(rows[0].z)[:, :5]
     with_model = model.decoder.mean(model.codes[label == 0][:1]).detach().numpy().reshape(4, 5)

@@ -1,47 +1,98 @@
-"""Images as pixels of figures: mosaics, squares side by side, labelled rows."""
+"""Images as pixels of figures: what a decoder shows, in rows, mosaics and squares side by side, with their labels.
+
+All figures with decoded images are made of these: strips along curves, films of walks, centres of clusters, samples.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
+import torch
 from numpy.typing import NDArray
-from torch import Tensor, uint8
+from torch import Tensor
 
 from latentgeo.plot import theme
-from latentgeo.plot.strips import letter
 
-Images = NDArray[Any]  # (n, height, width), or (n, height, width, 3) in 0…255
+if TYPE_CHECKING:
+    from latentgeo.decoders import Decoder
+
+Images = NDArray[Any]  # (n, height, width), or (n, height, width, 4) in 0…255: red, green, blue, opacity
 
 
-def as_images(values: Tensor, shape: tuple[int, ...]) -> Images:
-    """Values (n, ...) as images (n, height, width), or (n, height, width, 3) in 0…255."""
-    values = values.detach().cpu().float().flatten(1)
+def letter(index: int) -> str:
+    """Name of curve number `index`: A … Z, then AA, AB, …
+
+    Examples
+    --------
+    >>> letter(0), letter(25), letter(26)
+    ('A', 'Z', 'AA')
+    """
+    name = ""
+    while index >= 0:
+        name = string.ascii_uppercase[index % 26] + name
+        index = index // 26 - 1
+    return name
+
+
+def decoded(decoder: Decoder, z: Tensor, shape: tuple[int, ...] | None, *, columns: bool = False) -> Images:
+    """Decoded means of codes (n, d) as images; see `as_images`."""
+    with torch.no_grad():
+        mean = decoder.mean(z.detach().to(dtype=decoder.dtype or z.dtype, device=decoder.device))
+    return as_images(mean, decoder.data_shape if shape is None else shape, columns=columns)
+
+
+def as_images(values: Tensor, shape: tuple[int, ...], *, columns: bool = False) -> Images:
+    """Values (n, ...) as images.
+
+    Parameters
+    ----------
+    values : Tensor of shape (n, ...)
+    shape : tuple of int
+        Of one image: (height, width), (1, height, width) or (3, height, width).
+    columns : bool
+        Draw data of any other shape as columns of cells, instead of refusing them.
+    """
+    values = values.detach().cpu().to(torch.promote_types(values.dtype, torch.float32)).flatten(1)
     shape = tuple(shape)
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3)):
+    drawn = len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
+    if not (drawn or columns):
         raise ValueError(
             f"`shape` must be (height, width), (1, height, width) or (3, height, width), got {shape}; these data are "
             f"no images unless you say how"
         )
     if math.prod(shape) != values.shape[1]:
         raise ValueError(f"`shape` must have {values.shape[1]} entries in all, as one datum has, got {shape}")
+    if not drawn:
+        return values[:, :, None].numpy()
     if len(shape) == 3 and shape[0] == 3:
-        colour = values.unflatten(1, shape).permute(0, 2, 3, 1).clamp(0, 1) * 255
-        return colour.round().to(uint8).numpy()
+        colour = (values.unflatten(1, shape).permute(0, 2, 3, 1).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        return np.concatenate([colour, np.full_like(colour[..., :1], 255)], axis=-1)
     return values.unflatten(1, shape[-2:]).numpy()
+
+
+def blank(images: Images) -> float:
+    """What a pixel holds that shows nothing."""
+    return 0 if images.ndim == 4 else np.nan
+
+
+def gap_of(width: int) -> int:
+    """Blank lines between images of this width."""
+    return max(1, width // 14)
 
 
 def mosaic(images: Images, columns: int, gap: int | None = None) -> Images:
     """Images row by row in one, with blank lines between them."""
     n, height, width = images.shape[:3]
-    gap = max(1, width // 14) if gap is None else gap
+    gap = gap_of(width) if gap is None else gap
     rows = -(-n // columns)
-    blank = 255 if images.ndim == 4 else np.nan
     size = (rows * (height + gap) - gap, columns * (width + gap) - gap, *images.shape[3:])
-    pixels = np.full(size, blank, images.dtype)
+    pixels = np.full(size, blank(images), images.dtype)
     for i, image in enumerate(images):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         pixels[top : top + height, left : left + width] = image
@@ -49,8 +100,11 @@ def mosaic(images: Images, columns: int, gap: int | None = None) -> Images:
 
 
 def trace(pixels: Images, name: str, x: str, y: str) -> go.BaseTraceType:
+    """Pixels on the axes of these names: grey values as a heatmap, colours as an image."""
     if pixels.ndim == 3:
-        return go.Image(z=pixels, name=name, hovertemplate=f"{name}<extra></extra>", xaxis=x, yaxis=y)
+        return go.Image(
+            z=pixels, colormodel="rgba256", name=name, hovertemplate=f"{name}<extra></extra>", xaxis=x, yaxis=y
+        )
     return go.Heatmap(
         z=pixels,
         colorscale="Greys",
@@ -64,6 +118,32 @@ def trace(pixels: Images, name: str, x: str, y: str) -> go.BaseTraceType:
         xaxis=x,
         yaxis=y,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """Images side by side: one strip, with the name of its trace and the text before it."""
+
+    images: Images
+    name: str
+    text: str
+
+    @property
+    def height(self) -> int:
+        """In data pixels."""
+        return int(self.images.shape[1])
+
+    @property
+    def width(self) -> int:
+        """In data pixels, gaps included."""
+        n, width = len(self.images), self.images.shape[2]
+        return int(n * (width + gap_of(width)) - gap_of(width))
+
+
+def add_row(figure: go.Figure, row: Row, number: int, x: tuple[float, float], y: tuple[float, float]) -> None:
+    """Draw a row on axes ``x{number}``, ``y{number}`` that fill the given part of the figure."""
+    _place(figure, number, mosaic(row.images, len(row.images)), row.name, x, y)
+    _note(figure, row.text, x[0], sum(y) / 2, xanchor="right", yanchor="middle", xshift=-8)
 
 
 def _place(
@@ -119,31 +199,24 @@ def panels_figure(panels: Mapping[str, Images], columns: int, title: str, named:
     return figure
 
 
-def rows_figure(groups: list[list[tuple[str, Images]]], title: str, ticks: list[str] | None = None) -> go.Figure:
-    """Rows of images with a label before each; groups stand further apart and begin with a letter."""
-    lettered = ticks is None
-    left, top, bottom, gap = 165 if lettered else 70, 70, 20 if ticks is None else 60, 6
+def rows_figure(groups: Sequence[Sequence[Row]], title: str, ticks: Sequence[str] = ()) -> go.Figure:
+    """Rows of images with a text before each; groups stand further apart. Ticks stand beneath the last row's images."""
+    left, top, bottom, gap = (70, 70, 60, 6) if ticks else (150, 70, 20, 6)
     inner = theme.WIDTH - left - 20
-    mosaics = [[(name, mosaic(images, len(images))) for name, images in group] for group in groups]
-    heights = [inner * p.shape[0] / p.shape[1] for group in mosaics for _, p in group]
-    total = sum(heights) + gap * len(heights) + 3 * gap * (len(groups) - 1)
+    heights = [[inner * row.height / row.width for row in group] for group in groups]
+    total = sum(map(sum, heights)) + gap * sum(map(len, groups)) + 3 * gap * (len(groups) - 1)
     figure = go.Figure(layout={"template": theme.template(), "title": {"text": title}})
     edge, number = 0.0, 0
-    for index, group in enumerate(mosaics):
-        for place, (name, pixels) in enumerate(group):
-            height = heights[number]
+    for group, tall in zip(groups, heights, strict=True):
+        for row, height in zip(group, tall, strict=True):
             number += 1
-            y = (max(0.0, 1 - (edge + height) / total), 1 - edge / total)
-            known = f"{letter(index)}: {name}" if lettered else name
-            _place(figure, number, pixels, known, (0.0, 1.0), y)
-            text = f"<b>{letter(index)}</b>  {name}" if lettered and place == 0 else name
-            _note(figure, text, 0, sum(y) / 2, xanchor="right", yanchor="middle", xshift=-8)
+            add_row(figure, row, number, (0.0, 1.0), (max(0.0, 1 - (edge + height) / total), 1 - edge / total))
             edge += height + gap
         edge += 3 * gap
-    for i, tick in enumerate(ticks or []):
-        width = groups[0][0][1].shape[2]
-        step = width + max(1, width // 14)
-        centre = (i * step + width / 2) / (len(ticks or []) * step - max(1, width // 14))
+    for i, tick in enumerate(ticks):
+        row = groups[-1][-1]
+        width = row.images.shape[2]
+        centre = (i * (width + gap_of(width)) + width / 2) / row.width
         _note(figure, tick, centre, 0, xanchor="center", yanchor="top", yshift=-2)
     if ticks:
         _note(figure, "coordinate (latent units)", 0.5, 0, xanchor="center", yanchor="top", yshift=-26)

@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from latentgeo.plot import inputs, theme
+from latentgeo.plot._mosaics import Row, blank, decoded, gap_of
 from latentgeo.plot.layout import PANEL, lay_out
 from latentgeo.plot.measure import measure
 from latentgeo.plot.planes import Plane, labels_of
-from latentgeo.plot.strips import Row, _images
 
 if TYPE_CHECKING:
     from latentgeo.decoders import Decoder
@@ -213,23 +213,19 @@ def _key(name: str, marker: dict[str, Any], group: str) -> go.Scatter:
 def _row(decoder: Decoder, points: NDArray[Any], shape: tuple[int, ...] | None, name: str) -> Row:
     """Decoded points side by side, with empty places after the last where there are few."""
     z = torch.as_tensor(np.nan_to_num(points), dtype=decoder.dtype or torch.float64, device=decoder.device)
-    images = _images(decoder, z, tuple(decoder.data_shape if shape is None else shape))
-    if images.ndim == 4:  # an opaque channel, so that empty places can be clear
-        images = np.concatenate([images, np.full_like(images[..., :1], 255)], axis=-1)
-    blank = np.full(images.shape[1:], 0 if images.ndim == 4 else np.nan, images.dtype)
-    images[~np.isfinite(points).all(1)] = blank
+    images = decoded(decoder, z, shape, columns=True)
+    images[~np.isfinite(points).all(1)] = blank(images)
     missing = _LEAST_TILES - len(images)
     if missing > 0:
-        images = np.concatenate([images, np.broadcast_to(blank, (missing, *blank.shape))])
-    return Row(images, name, "")
+        empty = np.full((missing, *images.shape[1:]), blank(images), images.dtype)
+        images = np.concatenate([images, empty])
+    return Row(images, f"decoded {name}", name)
 
 
 def _number(figure: go.Figure, count: int, row: Row) -> None:
     """Numbers in the corners of the first row's images."""
-    # tiles and the gaps between them repeat: the row is one gap short of a whole number of steps
-    tiles = max(count, _LEAST_TILES)
-    gap = max(1, round(row.width / (15 * tiles - 1))) if tiles else 1
-    step = (row.width + gap) / tiles
+    width = row.images.shape[2]
+    step = width + gap_of(width)
     for k in range(count):
         figure.add_annotation(
             x=k * step - 0.5,

@@ -19,12 +19,11 @@ from torch import Tensor
 
 from latentgeo.decoders import Decoder
 from latentgeo.plot import theme
-from latentgeo.plot._mosaics import Images, as_images, mosaic, panels_figure, rows_figure, trace
+from latentgeo.plot._mosaics import Row, as_images, decoded, letter, mosaic, panels_figure, rows_figure, trace
+from latentgeo.plot.planes import coordinate
 
 if TYPE_CHECKING:
     from latentgeo.geodesics import Geodesic
-
-_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def manifold(
@@ -75,7 +74,7 @@ def manifold(
         raise ValueError(f"`coverage` must be between 0 and 1, got {coverage!r}")
     z = ndtri(np.linspace((1 - coverage) / 2, (1 + coverage) / 2, n))
     codes = np.stack(np.meshgrid(z, z[::-1]), axis=-1).reshape(-1, 2)
-    images = _decoded(decoder, torch.as_tensor(codes), shape)
+    images = decoded(decoder, torch.as_tensor(codes), shape)
     pixels = mosaic(images, n, gap=0)
     height, width = images.shape[1:3]
     figure = go.Figure(layout={"template": theme.template(), "title": {"text": title}})
@@ -149,7 +148,7 @@ def samples(
     for name, item in named.items():
         if isinstance(item, Decoder):
             codes = torch.randn(n, item.latent_dim, generator=torch.Generator().manual_seed(random_state))
-            images = _decoded(item, codes, shape)
+            images = decoded(item, codes, shape)
         else:
             values = torch.as_tensor(item)[:n]
             if len(values) == 0:
@@ -221,7 +220,7 @@ def traversals(
     for axis in chosen:
         codes = start.double().repeat(n, 1)
         codes[:, axis] = steps
-        rows.append(("z" + str(axis + 1).translate(_SUBSCRIPTS), _decoded(decoder, codes, shape)))
+        rows.append(Row(decoded(decoder, codes, shape), coordinate(axis), coordinate(axis)))
     return rows_figure([rows], title, ticks=[f"{step:.1f}".replace("-", "−") for step in steps.tolist()])
 
 
@@ -270,13 +269,20 @@ def interpolations(
     t = torch.linspace(0, 1, n, dtype=path.z.dtype, device=path.z.device)
     curves = path(t).detach().reshape(-1, n, path.z.shape[-1])
     groups = []
-    for curve, done in zip(curves, path.converged.reshape(-1).tolist(), strict=True):
+    for index, (curve, done) in enumerate(zip(curves, path.converged.reshape(-1).tolist(), strict=True)):
+        pair = letter(index)
         kinds = {
             "straight": torch.lerp(curve[0], curve[-1], t[:, None]),
             "spherical": slerp(curve[0], curve[-1], t),
             "geodesic" if done else "failed": curve,
         }
-        groups.append([(kind, _decoded(decoder, codes, shape)) for kind, codes in kinds.items()])
+        texts = [f"<b>{pair}</b>  straight", "spherical", list(kinds)[-1]]
+        groups.append(
+            [
+                Row(decoded(decoder, codes, shape), f"{pair}: {kind}", text)
+                for (kind, codes), text in zip(kinds.items(), texts, strict=True)
+            ]
+        )
     return rows_figure(groups, title)
 
 
@@ -313,9 +319,3 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise ValueError(f"`{name}` must be at least {least}, got {value}")
-
-
-def _decoded(decoder: Decoder, codes: Tensor, shape: tuple[int, ...] | None) -> Images:
-    with torch.no_grad():
-        mean = decoder.mean(codes.to(dtype=decoder.dtype or codes.dtype, device=decoder.device))
-    return as_images(mean, decoder.data_shape if shape is None else shape)

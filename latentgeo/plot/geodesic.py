@@ -17,8 +17,9 @@ from torch import Tensor
 from latentgeo.geodesics import Geodesic, curve_length
 from latentgeo.metrics import Metric
 from latentgeo.plot import theme
+from latentgeo.plot._mosaics import add_row, letter
 from latentgeo.plot.fields import length_units
-from latentgeo.plot.strips import add_row, letter, strip_rows
+from latentgeo.plot.strips import strip_rows
 
 if TYPE_CHECKING:
     from latentgeo.decoders import Decoder

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from latentgeo.plot import theme
-from latentgeo.plot.strips import Row, add_row
+from latentgeo.plot._mosaics import Row, add_row
 
 PANEL = (960, 640)  # size of the map in pixels, in a figure of the theme's width
 MARGIN = {"l": 125, "r": 115, "t": 96, "b": 16}

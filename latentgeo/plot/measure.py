@@ -17,10 +17,11 @@ from torch import Tensor
 from latentgeo.geodesics import Geodesic
 from latentgeo.metrics import Metric
 from latentgeo.plot import heatmaps, inputs, overlays, theme
+from latentgeo.plot._mosaics import Row
 from latentgeo.plot.fields import Term, describe, in_double, length_units
 from latentgeo.plot.layout import lay_out
 from latentgeo.plot.planes import Plane, labels_of
-from latentgeo.plot.strips import Row, strip_rows
+from latentgeo.plot.strips import strip_rows
 
 if TYPE_CHECKING:
     from latentgeo.decoders import Decoder
@@ -140,8 +141,8 @@ def measure(
     if strips:
         if decoder is None or not results:
             raise ValueError("`strips` needs `paths` and a decoder (`decoder=` or a metric made from one)")
-        rows = [row for result in results for row in strip_rows(decoder, result, n=TILES, shape=shape)]
-    overlays.reletter(rows)
+        for result in results:  # lettered as one run, as the curves on the map are
+            rows += strip_rows(decoder, result, n=TILES, shape=shape, first=len(rows) // 2)
     lay_out(figure, rows, x, y, labels_of(plane))
     second = f"{field.what}: {field.formula}" if title else field.formula
     if curved:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from latentgeo.geodesics import curve_length
 from latentgeo.plot import theme
-from latentgeo.plot.strips import Row, letter
+from latentgeo.plot._mosaics import letter
 
 if TYPE_CHECKING:
     from latentgeo.decoders import Decoder
@@ -123,12 +123,6 @@ def _line(
 def _key(name: str, group: str, **style: Any) -> go.Scatter:
     """An entry of the legend of marks that draws nothing; a click on it hides its group."""
     return go.Scatter(x=[None], y=[None], name=name, legendgroup=group, legend="legend2", **style)
-
-
-def reletter(rows: list[Row]) -> None:
-    """Letter the strips of several results as one run, as the curves on the map are."""
-    for index, row in enumerate(rows):
-        row.pair = letter(index // 2)
 
 
 def code_traces(

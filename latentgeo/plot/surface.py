@@ -17,9 +17,9 @@ from torch import Tensor
 from latentgeo.geodesics import Geodesic
 from latentgeo.metrics import Metric
 from latentgeo.plot import inputs, overlays, theme
+from latentgeo.plot._mosaics import letter
 from latentgeo.plot.fields import describe, in_double, length_units
 from latentgeo.plot.planes import Plane
-from latentgeo.plot.strips import letter
 
 __all__ = ["surface"]
 

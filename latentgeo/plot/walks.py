@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from latentgeo.plot import inputs, overlays, theme
+from latentgeo.plot._mosaics import Row, add_row, decoded, letter
 from latentgeo.plot.fields import describe, in_double
 from latentgeo.plot.heatmaps import heatmap
 from latentgeo.plot.planes import Plane, labels_of
-from latentgeo.plot.strips import Row, _images, add_row, letter
 from latentgeo.walks import Walk
 
 if TYPE_CHECKING:
@@ -228,10 +228,10 @@ def _film(
     """What the decoder shows at equal times along each of the first walkers."""
     if decoder is None or n_images == 0:
         return []
-    shape = tuple(decoder.data_shape if shape is None else shape)
     when = torch.linspace(0, walk.z.shape[-2] - 1, n_images).round().long().to(walk.z.device)
     codes = walk.z.detach().reshape(-1, *walk.z.shape[-2:])[:n_walkers, when]
-    return [Row(_images(decoder, z, shape), "", letter(index)) for index, z in enumerate(codes)]
+    films = (decoded(decoder, z, shape, columns=True) for z in codes)
+    return [Row(film, f"{letter(k)}: decoded", f"<b>{letter(k)}</b>") for k, film in enumerate(films)]
 
 
 def panels_side_by_side(
