@@ -84,6 +84,21 @@ def test_speed_is_constant_and_energy_is_half_the_squared_length(problem):
     assert_close(path.energy, 0.5 * path.length**2, rtol=1e-5, atol=1e-12)
 
 
+def test_curves_leave_and_arrive_at_their_own_speed_though_they_turn_within_a_node_of_their_ends():
+    def walled(z):  # walls as thin as a node's distance, right where the curves end
+        wall = 0.5 * torch.tanh((z[..., :1].abs() - 1) / 0.02)
+        return torch.cat([z, wall, 0.3 * torch.sin(4 * z)], -1)
+
+    metric = PullbackMetric(walled, dim=2)
+    a = torch.tensor([[-1.0, 0.2], [-1.01, -0.4]], dtype=torch.float64)
+    path = connect(metric, a, torch.tensor([[1.0, 1.0], [1.01, 0.1]], dtype=torch.float64), throw=False)
+    ends = torch.tensor([0.0, 1.0])
+    speed = metric.norm(path(ends), path.velocity(ends))
+    assert_close(speed, path.length[:, None].expand_as(speed), rtol=2e-3, atol=0)
+    fine = curve_length(metric, path(torch.linspace(0, 1, 20_001)))
+    assert bool(((fine - path.length).abs() <= path.length_error).all())
+
+
 @by_problem
 def test_symmetric_in_its_end_points(problem):
     a, b = some_pairs(problem, 20)

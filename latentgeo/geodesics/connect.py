@@ -225,11 +225,16 @@ def _shortest(metric: Metric, solver: Solver, a: Tensor, b: Tensor, first: _Outc
 def _geodesic(metric: Metric, solver: Solver, a: Tensor, out: _Outcome, batch: tuple[int, ...]) -> Geodesic:
     """Put an outcome into the caller's batch shape, with all curves at the same times."""
     B, d = a.shape
-    n = max([curve.n for _, curve in out.pieces], default=0)
+    with torch.no_grad():
+        pieces = [
+            (index, curve.paced_at_ends(metric, out.values["length"][index]) if type(curve) is Curve else curve)
+            for index, curve in out.pieces
+        ]
+    n = max([curve.n for _, curve in pieces], default=0)
     n = max(n, getattr(solver, "n_points", 33))
     times = torch.linspace(0.0, 1.0, n, dtype=torch.float64, device=a.device)
     z = a.new_full((B, n, d), torch.nan)
-    for index, curve in out.pieces:
+    for index, curve in pieces:
         z[index] = curve.nodes if curve.n == n else curve(times)
     return Geodesic(
         z=z.reshape(*batch, n, d),
@@ -240,7 +245,7 @@ def _geodesic(metric: Metric, solver: Solver, a: Tensor, out: _Outcome, batch: t
         certified=out.certified.reshape(batch),
         stats={name: value.reshape(batch) for name, value in out.stats.items()},
         metric=metric,
-        _pieces=tuple(out.pieces),
+        _pieces=tuple(pieces),
     )
 
 

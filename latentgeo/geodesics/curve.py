@@ -40,6 +40,21 @@ class Curve:
         """The sub-batch of curves at `index`."""
         return Curve(self.nodes[index], linear=self.linear)
 
+    def paced_at_ends(self, metric: Metric, speed: Tensor) -> Curve:
+        """The same nodes, left and reached with the given speed (B,): one-sided differences keep direction best.
+
+        Where a curve turns within a few nodes of its end they were off by half its speed. Factors stay within [½, 2].
+        """
+        if self.slopes is None:
+            return self
+        out = Curve(self.nodes)
+        ends = self.slopes[:, [0, -1]]
+        now = metric.norm(self.nodes[:, [0, -1]], ends)
+        factor = speed.to(now)[:, None] / torch.where(now > 0, now, 1.0)
+        factor = torch.where((now > 0) & factor.isfinite(), factor.clamp(0.5, 2.0), 1.0)
+        out.slopes = self.slopes.index_copy(1, torch.tensor([0, self.n - 1], device=ends.device), factor[..., None] * ends)
+        return out
+
     def __call__(self, t: Tensor) -> Tensor:
         """Positions at times t, (k,) shared or (B, k) per curve: (B, k, d)."""
         return self._evaluate(t, derivative=False)
