@@ -48,11 +48,12 @@ class Curve:
         if self.slopes is None:
             return self
         out = Curve(self.nodes)
-        ends = self.slopes[:, [0, -1]]
-        now = metric.norm(self.nodes[:, [0, -1]], ends)
+        at = torch.tensor([0, self.n - 1], device=self.nodes.device)
+        ends = self.slopes[:, at]
+        now = metric.norm(self.nodes[:, at], ends)
         factor = speed.to(now)[:, None] / torch.where(now > 0, now, 1.0)
         factor = torch.where((now > 0) & factor.isfinite(), factor.clamp(0.5, 2.0), 1.0)
-        out.slopes = self.slopes.index_copy(1, torch.tensor([0, self.n - 1], device=ends.device), factor[..., None] * ends)
+        out.slopes = self.slopes.index_copy(1, at, factor[..., None] * ends)
         return out
 
     def __call__(self, t: Tensor) -> Tensor:
