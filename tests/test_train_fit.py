@@ -464,6 +464,8 @@ def test_last_batch_is_trained_on_unless_it_is_a_single_datum(data):
         ({"epochs": 0}, "epochs must be a positive integer"),
         ({"batch_size": 1.5}, "batch_size must be a positive integer"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive"),
+        ({"seed": -1}, "seed must be a non-negative integer; got -1"),
+        ({"device": "bogus"}, "device must be the name of one, such as 'cpu'"),
         ({"patience": 0}, "patience must be"),
         ({"out": "model.pt"}, "out must end in .safetensors"),
     ],

@@ -6,10 +6,7 @@ import dataclasses
 from enum import Enum
 from typing import Annotated, Any
 
-import typer
-
-from latentgeo._cli.train_vae import MODEL
-from latentgeo._cli.training import Training, takes_training
+from latentgeo._cli.training import Training, of_model, takes_training
 
 
 class Transform(str, Enum):
@@ -23,21 +20,17 @@ class Transform(str, Enum):
     circular = "circular"
 
 
-def _model(help: str, **more: Any) -> Any:  # noqa: A002 - typer's own word
-    return typer.Option(help=help, rich_help_panel=MODEL, **more)
-
-
 @takes_training(learning_rate=2e-3, batch_size=256)
 def flow(
     training: Training,
     transform: Annotated[
-        Transform, _model("coupling (RealNVP), maf, nsf, unaf, cnf, or circular for angles in radians.")
+        Transform, of_model(help="coupling (RealNVP), maf, nsf, unaf, cnf, or circular for angles in radians.")
     ] = Transform.nsf,
-    transforms: Annotated[int, _model("Invertible layers.", min=1, max=32)] = 4,
-    hidden: Annotated[str, _model("Widths of the layers' networks.", metavar="N,N,…")] = "64,64",
-    bins: Annotated[int, _model("nsf, circular: bins of the splines.", min=2, max=64)] = 8,
-    steps: Annotated[int, _model("cnf: Runge–Kutta steps.", min=1, max=256)] = 16,
-    weight_decay: Annotated[float, _model("L2 penalty.", min=0.0)] = 0.0,
+    transforms: Annotated[int, of_model(help="Invertible layers.", min=1, max=32)] = 4,
+    hidden: Annotated[str, of_model(help="Widths of the layers' networks.", metavar="N,N,…")] = "64,64",
+    bins: Annotated[int, of_model(help="nsf, circular: bins of the splines.", min=2, max=64)] = 8,
+    steps: Annotated[int, of_model(help="cnf: Runge–Kutta steps.", min=1, max=256)] = 16,
+    weight_decay: Annotated[float, of_model(help="L2 penalty.", min=0.0)] = 0.0,
 ) -> None:
     """Train a normalising flow by maximum likelihood and write it with scores and provenance.
 

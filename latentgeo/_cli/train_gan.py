@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from latentgeo._cli.train_vae import MODEL, OBJECTIVE, Architecture, network
-from latentgeo._cli.training import Training, takes_training
+from latentgeo._cli.train_vae import Architecture, network
+from latentgeo._cli.training import Training, of_model, of_objective, takes_training
 
 if TYPE_CHECKING:
     from latentgeo.train.adversarial import AdversarialLoss
@@ -26,38 +24,28 @@ class Loss(str, Enum):
     total_variation = "total-variation"
 
 
-def _model(help: str, **more: Any) -> Any:  # noqa: A002 - typer's own word
-    return typer.Option(help=help, rich_help_panel=MODEL, **more)
-
-
-def _objective(help: str, **more: Any) -> Any:  # noqa: A002 - typer's own word
-    return typer.Option(help=help, rich_help_panel=OBJECTIVE, **more)
-
-
 @takes_training(learning_rate=5e-4)
 def gan(
     training: Training,
-    latent_dim: Annotated[int, _model("Number of latent coordinates d.", min=1)] = 2,
-    architecture: Annotated[
-        Architecture, typer.Option("--network", help="Family of networks.", rich_help_panel=MODEL)
-    ] = Architecture.dense,
-    hidden: Annotated[str, _model("dense: hidden widths, data side first.", metavar="N,N,…")] = "256,128",
-    width: Annotated[int, _model("lenet, resnet: channels of the first layer.", min=1)] = 16,
-    activation: Annotated[str, _model("silu, tanh, softplus, gelu, elu, relu.", metavar="NAME")] = "silu",
+    latent_dim: Annotated[int, of_model(help="Number of latent coordinates d.", min=1)] = 2,
+    architecture: Annotated[Architecture, of_model("--network", help="Family of networks.")] = Architecture.dense,
+    hidden: Annotated[str, of_model(help="dense: hidden widths, data side first.", metavar="N,N,…")] = "256,128",
+    width: Annotated[int, of_model(help="lenet, resnet: channels of the first layer.", min=1)] = 16,
+    activation: Annotated[str, of_model(help="silu, tanh, softplus, gelu, elu, relu.", metavar="NAME")] = "silu",
     centers: Annotated[
-        int, _model("Centres of the RBF precision that is fitted on inverted codes; 0 for none.", min=0)
+        int, of_model(help="Centres of the RBF precision that is fitted on inverted codes; 0 for none.", min=0)
     ] = 64,
-    loss: Annotated[Loss, _objective("What generator and critic play for.")] = Loss.wasserstein_gp,
-    penalty: Annotated[float, _objective("wasserstein-gp: weight of the gradient penalty.", min=0.0)] = 10.0,
+    loss: Annotated[Loss, of_objective(help="What generator and critic play for.")] = Loss.wasserstein_gp,
+    penalty: Annotated[float, of_objective(help="wasserstein-gp: weight of the gradient penalty.", min=0.0)] = 10.0,
     n_critic: Annotated[
         int | None,
-        _objective(
-            "Critic's steps for each of the generator: 5 for wasserstein-gp, else 1.", min=1, show_default=False
+        of_objective(
+            help="Critic's steps for each of the generator: 5 for wasserstein-gp, else 1.", min=1, show_default=False
         ),
     ] = None,
     spectral_norm: Annotated[
         float | None,
-        _objective("Hold each of the critic's layers at this spectral norm, e.g. 1.", show_default=False),
+        of_objective(help="Hold each of the critic's layers at this spectral norm, e.g. 1.", show_default=False),
     ] = None,
 ) -> None:
     """Train a generative adversarial network and write its generator with codes, scores and provenance.

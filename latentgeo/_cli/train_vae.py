@@ -5,9 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from latentgeo._cli.training import Training, takes_training
+from latentgeo._cli.training import Training, of_model, of_objective, takes_training
 
 if TYPE_CHECKING:
     from latentgeo.train import Network
@@ -47,18 +45,6 @@ class Binarisation(str, Enum):
     none = "none"
 
 
-MODEL = "Model"
-OBJECTIVE = "Objective"
-
-
-def _model(help: str, **more: Any) -> Any:  # noqa: A002 - typer's own word
-    return typer.Option(help=help, rich_help_panel=MODEL, **more)
-
-
-def _objective(help: str, **more: Any) -> Any:  # noqa: A002 - typer's own word
-    return typer.Option(help=help, rich_help_panel=OBJECTIVE, **more)
-
-
 def network(architecture: Architecture, hidden: str, width: int, activation: str | None) -> Network:
     """The network family that options describe."""
     from latentgeo import train
@@ -77,50 +63,52 @@ def network(architecture: Architecture, hidden: str, width: int, activation: str
 @takes_training()
 def vae(
     training: Training,
-    latent_dim: Annotated[int, _model("Number of latent coordinates d.", min=1)] = 2,
-    architecture: Annotated[
-        Architecture, typer.Option("--network", help="Family of networks.", rich_help_panel=MODEL)
-    ] = Architecture.dense,
-    hidden: Annotated[str, _model("dense: hidden widths, data side first.", metavar="N,N,…")] = "64,32",
-    width: Annotated[int, _model("lenet, resnet: channels of the first layer.", min=1)] = 16,
+    latent_dim: Annotated[int, of_model(help="Number of latent coordinates d.", min=1)] = 2,
+    architecture: Annotated[Architecture, of_model("--network", help="Family of networks.")] = Architecture.dense,
+    hidden: Annotated[str, of_model(help="dense: hidden widths, data side first.", metavar="N,N,…")] = "64,32",
+    width: Annotated[int, of_model(help="lenet, resnet: channels of the first layer.", min=1)] = 16,
     activation: Annotated[
         str | None,
-        _model(
-            "tanh (dense), silu (lenet, resnet), softplus, gelu, elu, relu, sigmoid.",
+        of_model(
+            help="tanh (dense), silu (lenet, resnet), softplus, gelu, elu, relu, sigmoid.",
             metavar="NAME",
             show_default=False,
         ),
     ] = None,
-    likelihood: Annotated[Family, _model("What data are, given a code.")] = Family.gaussian,
+    likelihood: Annotated[Family, of_model(help="What data are, given a code.")] = Family.gaussian,
     binarise: Annotated[
-        Binarisation | None, _model("bernoulli: how grey values become 0 and 1; never guessed.", show_default=False)
+        Binarisation | None,
+        of_model(help="bernoulli: how grey values become 0 and 1; never guessed.", show_default=False),
     ] = None,
     sigma: Annotated[
         float | None,
-        _model("gaussian: a constant standard deviation, instead of a learned one.", show_default=False),
+        of_model(help="gaussian: a constant standard deviation, instead of a learned one.", show_default=False),
     ] = None,
     scale: Annotated[
         Scale,
-        _model("gaussian: σ by an RBF precision in a second stage, or by a network trained with the mean."),
+        of_model(help="gaussian: σ by an RBF precision in a second stage, or by a network trained with the mean."),
     ] = Scale.rbf,
     first_sigma: Annotated[
         float | None,
-        _model(
-            "rbf: σ of the first stage; σ² is a fortieth of the data's total variance if not given.", show_default=False
+        of_model(
+            help="rbf: σ of the first stage; σ² is a fortieth of the data's total variance if not given.",
+            show_default=False,
         ),
     ] = None,
-    centers: Annotated[int, _model("rbf: number of centres.", min=1)] = 64,
-    bandwidth: Annotated[float, _model("rbf: bandwidth a.")] = 1.0,
-    beta: Annotated[float, _objective("Weight of the KL term.", min=0.0)] = 1.0,
+    centers: Annotated[int, of_model(help="rbf: number of centres.", min=1)] = 64,
+    bandwidth: Annotated[float, of_model(help="rbf: bandwidth a.")] = 1.0,
+    beta: Annotated[float, of_objective(help="Weight of the KL term.", min=0.0)] = 1.0,
     warmup: Annotated[
-        float, _objective("Fraction of the training over which that weight rises from 0.", min=0.0, max=1.0)
+        float, of_objective(help="Fraction of the training over which that weight rises from 0.", min=0.0, max=1.0)
     ] = 0.35,
-    free_bits: Annotated[float, _objective("Nats per axis that the KL term counts at least.", min=0.0)] = 0.0,
+    free_bits: Annotated[float, of_objective(help="Nats per axis that the KL term counts at least.", min=0.0)] = 0.0,
     importance_samples: Annotated[
-        int, _objective("K above 1 trains the importance-weighted bound with K samples.", min=1)
+        int, of_objective(help="K above 1 trains the importance-weighted bound with K samples.", min=1)
     ] = 1,
-    weight_decay: Annotated[float, _objective("L2 penalty.", min=0.0)] = 0.0,
-    score_samples: Annotated[int, _objective("Importance samples per datum held out, for log p(x).", min=1)] = 100,
+    weight_decay: Annotated[float, of_objective(help="L2 penalty.", min=0.0)] = 0.0,
+    score_samples: Annotated[
+        int, of_objective(help="Importance samples per datum held out, for log p(x).", min=1)
+    ] = 100,
 ) -> None:
     """Train a variational autoencoder and write it with its codes, scores and provenance.
 

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from latentgeo._cli.train_vae import MODEL, OBJECTIVE
-from latentgeo._cli.training import Training, takes_training
+from latentgeo._cli.training import Training, of_model, of_objective, takes_training
 
 PRIOR = "Prior over codes"
 
@@ -27,14 +26,6 @@ class CodebookRule(str, Enum):
     loss = "loss"
 
 
-def _model(help: str, **more: Any) -> Any:  # noqa: A002 - typer's own word
-    return typer.Option(help=help, rich_help_panel=MODEL, **more)
-
-
-def _objective(help: str, **more: Any) -> Any:  # noqa: A002 - typer's own word
-    return typer.Option(help=help, rich_help_panel=OBJECTIVE, **more)
-
-
 def _prior(help: str, **more: Any) -> Any:  # noqa: A002 - typer's own word
     return typer.Option(help=help, rich_help_panel=PRIOR, **more)
 
@@ -42,22 +33,24 @@ def _prior(help: str, **more: Any) -> Any:  # noqa: A002 - typer's own word
 @takes_training()
 def vqvae(
     training: Training,
-    codes: Annotated[int, _model("Vectors per codebook, K.", min=2)] = 128,
-    code_dim: Annotated[int, _model("Entries of a vector.", min=1)] = 8,
-    levels: Annotated[int, _model("Grids of codes: 1, or 2 (a coarse one above a fine one).", min=1, max=2)] = 1,
-    width: Annotated[int, _model("Channels.", min=1)] = 64,
-    halvings: Annotated[int, _model("How often an image's side is halved down to the grid.", min=1, max=6)] = 2,
-    blocks: Annotated[int, _model("Residual blocks per level.", min=0, max=16)] = 2,
+    codes: Annotated[int, of_model(help="Vectors per codebook, K.", min=2)] = 128,
+    code_dim: Annotated[int, of_model(help="Entries of a vector.", min=1)] = 8,
+    levels: Annotated[int, of_model(help="Grids of codes: 1, or 2 (a coarse one above a fine one).", min=1, max=2)] = 1,
+    width: Annotated[int, of_model(help="Channels.", min=1)] = 64,
+    halvings: Annotated[int, of_model(help="How often an image's side is halved down to the grid.", min=1, max=6)] = 2,
+    blocks: Annotated[int, of_model(help="Residual blocks per level.", min=0, max=16)] = 2,
     likelihood: Annotated[
-        QuantisedFamily, _objective("gaussian (at --sigma), or bernoulli for data that are 0 or 1.")
+        QuantisedFamily, of_objective(help="gaussian (at --sigma), or bernoulli for data that are 0 or 1.")
     ] = QuantisedFamily.gaussian,
-    sigma: Annotated[float, _objective("gaussian: the standard deviation, in data units.")] = 0.1,
-    commitment: Annotated[float, _objective("Weight of the term that draws the encoder to its codes.", min=0.0)] = 0.25,
+    sigma: Annotated[float, of_objective(help="gaussian: the standard deviation, in data units.")] = 0.1,
+    commitment: Annotated[
+        float, of_objective(help="Weight of the term that draws the encoder to its codes.", min=0.0)
+    ] = 0.25,
     codebook: Annotated[
-        CodebookRule, _objective("Codebooks as moving averages of what they stand for, or by a loss.")
+        CodebookRule, of_objective(help="Codebooks as moving averages of what they stand for, or by a loss.")
     ] = CodebookRule.average,
     revive: Annotated[
-        float, _objective("Codes used less than this share of the mean use are put elsewhere.", min=0.0)
+        float, of_objective(help="Codes used less than this share of the mean use are put elsewhere.", min=0.0)
     ] = 0.02,
     prior: Annotated[bool, _prior("Fit a prior, so that the model can sample.")] = True,
     prior_width: Annotated[int, _prior("Width of the transformer, a multiple of 4.", min=4)] = 96,

@@ -20,16 +20,11 @@ from latentgeo._cli.likelihood import in_options
 if TYPE_CHECKING:
     from latentgeo.train import Recipe, TrainResult
 
-LOOP = "Training"
-DATA = "Data"
 
-
-def _data(help: str, **more: Any) -> Any:  # noqa: A002 - typer's own word
-    return typer.Option(help=help, rich_help_panel=DATA, **more)
-
-
-def _loop(help: str, **more: Any) -> Any:  # noqa: A002 - typer's own word
-    return typer.Option(help=help, rich_help_panel=LOOP, **more)
+_data = functools.partial(typer.Option, rich_help_panel="Data")
+_loop = functools.partial(typer.Option, rich_help_panel="Training")
+of_model = functools.partial(typer.Option, rich_help_panel="Model")
+of_objective = functools.partial(typer.Option, rich_help_panel="Objective")
 
 
 @dataclass(frozen=True)
@@ -39,43 +34,46 @@ class Training:
     data: Annotated[
         str,
         _data(
-            "What to train on: digits, mnist, or a path: .npy, .npz, an IDX file, a folder of images (sub-folders are "
-            "classes).",
+            help="What to train on: digits, mnist, or a path: .npy, .npz, an IDX file, a folder of images (sub-folders "
+            "are classes).",
             metavar="digits|mnist|PATH",
         ),
     ] = ""
     out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors).")] = Path()
     labels: Annotated[
-        Path | None, _data("Integer labels, one per datum (.npy, .npz, .csv, .parquet).", show_default=False)
+        Path | None, _data(help="Integer labels, one per datum (.npy, .npz, .csv, .parquet).", show_default=False)
     ] = None
     shape: Annotated[
-        str | None, _data("Shape of one datum, where rows are flat: 28x28, 3x32x32.", metavar="HxW", show_default=False)
+        str | None,
+        _data(help="Shape of one datum, where rows are flat: 28x28, 3x32x32.", metavar="HxW", show_default=False),
     ] = None
     held_out: Annotated[
         float | None,
-        _data("Fraction held out for the scores; 0.1 if not given, MNIST: its test set.", show_default=False, min=0.0),
+        _data(
+            help="Fraction held out for the scores; 0.1 if not given, MNIST: its test set.", show_default=False, min=0.0
+        ),
     ] = None
-    epochs: Annotated[int, _loop("Passes over the data.", min=1)] = 100
-    batch_size: Annotated[int, _loop("Data per step.", min=1)] = 128
-    learning_rate: Annotated[float, _loop("Of Adam, at its highest.")] = 1e-3
-    seed: Annotated[int, _loop("Seed of everything random.", min=0)] = 0
+    epochs: Annotated[int, _loop(help="Passes over the data.", min=1)] = 100
+    batch_size: Annotated[int, _loop(help="Data per step.", min=1)] = 128
+    learning_rate: Annotated[float, _loop(help="Of Adam, at its highest.")] = 1e-3
+    seed: Annotated[int, _loop(help="Seed of everything random.", min=0)] = 0
     patience: Annotated[
         int | None,
         _loop(
-            "Stop after so many epochs without a better loss on a tenth of the training data.",
+            help="Stop after so many epochs without a better loss on a tenth of the training data.",
             min=1,
             show_default=False,
         ),
     ] = None
-    device: Annotated[str, _loop("Where to train: cpu, cuda, cuda:1, …")] = "cpu"
-    precision: Annotated[str, _loop("Lightning's: 32-true, bf16-mixed, 16-mixed, …")] = "32-true"
-    devices: Annotated[int, _loop("How many devices.", min=1)] = 1
+    device: Annotated[str, _loop(help="Where to train: cpu, cuda, cuda:1, …")] = "cpu"
+    precision: Annotated[str, _loop(help="Lightning's: 32-true, bf16-mixed, 16-mixed, …")] = "32-true"
+    devices: Annotated[int, _loop(help="How many devices.", min=1)] = 1
     resume: Annotated[
         bool,
         typer.Option(
             "--resume/--fresh",
             help="Go on from the state that a killed run left beside --out.",
-            rich_help_panel=LOOP,
+            rich_help_panel="Training",
         ),
     ] = True
 

@@ -141,7 +141,7 @@ def fit(
     """
     if not isinstance(recipe, Recipe) or isinstance(recipe, type):
         raise TypeError(f"recipe must be a recipe such as lg.train.VAE(latent_dim=2); got {recipe!r}")
-    _check(epochs, batch_size, learning_rate, patience)
+    _check(epochs, batch_size, learning_rate, patience, seed, device)
     path = None if out is None else Path(out)
     if path is not None and path.suffix != ".safetensors":
         raise ValueError(f"out must end in .safetensors; got {str(path)!r}")
@@ -168,7 +168,7 @@ def fit(
             seed=seed,
             patience=patience,
             state=None if path is None else path.with_suffix(".ckpt"),
-            identity=_identity(recipe, prepared, epochs, batch_size, learning_rate, seed, patience),
+            identity=_identity(recipe, prepared, epochs, batch_size, learning_rate, seed, patience, precision),
             resume=resume,
             device=device,
             precision=precision,
@@ -242,7 +242,7 @@ def describe(value: Any) -> Any:
     return [describe(item) for item in value] if isinstance(value, Iterable) else repr(value)
 
 
-def _check(epochs: int, batch_size: int, learning_rate: float, patience: int | None) -> None:
+def _check(epochs: int, batch_size: int, learning_rate: float, patience: int | None, seed: int, device: str) -> None:
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("patience", patience)):
         if name == "patience" and value is None:
             continue
@@ -250,10 +250,21 @@ def _check(epochs: int, batch_size: int, learning_rate: float, patience: int | N
             raise ValueError(f"{name} must be a positive integer; got {value!r}")
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate must be positive and finite; got {learning_rate!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be a non-negative integer; got {seed!r}")
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must be the name of one, such as 'cpu' or 'cuda:1'; got {device!r}") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device must be one that this machine has; got {device!r}, and torch sees no GPU")
 
 
 def _identity(recipe: Recipe, data: TrainData, *settings: Any) -> str:
-    """What decides the outcome, as one string: a state of another run is not taken for this one's."""
+    """What decides the outcome, as one string: a state of another run is not taken for this one's.
+
+    The device is not part of it: a run may go on elsewhere, where it differs by rounding.
+    """
     content = hashlib.sha256(repr((describe(recipe), data.shape, settings)).encode())
     for part in (data.x, data.held_out):
         if part is not None:
