@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from sklearn.mixture import GaussianMixture
 
 import latentgeo as lg
 from latentgeo import plot
@@ -215,3 +216,61 @@ def test_every_colour_bar_says_its_units(term):
     figure = plot.measure(lg.PoincareBall(2), bounds=(-0.4, 0.4, -0.4, 0.4), resolution=4, term=term)
     title = figure.data[0].colorbar.title.text
     assert {"both": "log of area per latent unit²", "condition": "no units", "curvature": "1 / (units"}[term] in title
+
+
+# --- densities ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def land():
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(60, 3)) @ np.array([[1.0, 0.4, 0.2], [0.0, 0.7, -0.3], [0.0, 0.0, 0.5]])
+    return Z, lg.LAND(lg.Euclidean(3), random_state=0).fit(Z)
+
+
+def test_densities_on_a_plane_are_those_at_its_codes(land):
+    Z, model = land
+    mixture = GaussianMixture(1, random_state=0).fit(Z)
+    plane = plot.Plane.through([0.1, 0.0, 0.2], [1.0, 0.3, 0.0], [0.0, 1.0, 0.5])
+    figure = plot.land(
+        model, mixture=mixture, codes=Z, plane=plane, bounds=(-4, 4, -4, 4), resolution=4, contour_resolution=81
+    )
+    for name, density in (("LAND", model), ("mixture", mixture)):
+        for share in (0.5, 0.8, 0.95):
+            (contour,) = named(figure, f"{name} {share:.0%}".replace("%", " %"))
+            at = plane.lift(grid(contour)).reshape(-1, 3)
+            expected = density.score_samples(at)
+            assert_allclose(np.ravel(contour.z), np.maximum(expected, expected.max() - 40), rtol=1e-9)
+            # in flat space it is a normal distribution of two dimensions, whose regions have closed forms
+            level = contour.contours.start
+            top = (-(at - density.means_) @ np.linalg.inv(covariance(density)) * (at - density.means_)).sum(-1) / 2
+            peak = expected[0] - top[0] + highest(density, plane)
+            assert 1 - np.exp(level - peak) == pytest.approx(share, abs=0.01)  # the densest cell holds 0.4 %
+        (means,) = named(figure, f"{name} means")
+        where, away = plane.project(density.means_)
+        assert_allclose([means.x[0], means.y[0], means.customdata[0]], [*where[0], away[0]])
+    (dots,) = (t for t in named(figure, "codes") if t.xaxis == "x")
+    assert_allclose(np.stack([dots.x, dots.y], -1), plane.project(Z)[0])
+    assert any("codes and means projected" in note.text for note in figure.layout.annotations)
+
+
+def covariance(density):
+    return np.linalg.inv(density.precisions_[0]) if hasattr(density, "log_normalizers_") else density.covariances_[0]
+
+
+def highest(density, plane):
+    """The largest exponent −½(z − μ)ᵀΣ⁻¹(z − μ) on the plane, by least squares."""
+    half = np.linalg.cholesky(np.linalg.inv(covariance(density))).T
+    basis = np.array([plane.first, plane.second])
+    _, rest, _, _ = np.linalg.lstsq(half @ basis.T, half @ (density.means_[0] - np.array(plane.origin)), rcond=None)
+    return -rest[0] / 2
+
+
+def test_a_density_needs_a_plane_of_its_own_dimensions(land):
+    _, model = land
+    with pytest.raises(ValueError, match="got 3; pass `plane=`"):
+        plot.land(model)
+    with pytest.raises(ValueError, match=r"must be a plot\.Plane in the model's 3 latent dimensions, got one of 4"):
+        plot.land(model, plane=plot.Plane.axes(0, 1, at=np.zeros(4)))
+    with pytest.raises(ValueError, match="fitted to codes of 3 dimensions"):
+        plot.land(model, plane=plot.Plane.axes(0, 1, at=np.zeros(3)), mixture=GaussianMixture().fit(np.eye(2)))

@@ -164,7 +164,7 @@ def _place(
 
 def _note(figure: go.Figure, text: str, x: float, y: float, **options: Any) -> None:
     figure.add_annotation(
-        text=text, x=x, y=y, xref="paper", yref="paper", showarrow=False, font={"size": theme.SIZE - 1}, **options
+        text=text, x=x, y=y, xref="paper", yref="paper", showarrow=False, font={"size": theme.SMALL}, **options
     )
 
 

@@ -155,14 +155,14 @@ def _checked(codes: Any, labels: Any, centres: Any, dim: int) -> tuple[NDArray[A
 
 def _centres(middle: NDArray[Any], sizes: list[int]) -> list[go.BaseTraceType]:
     """Numbered discs at the centres."""
-    disc = {"size": 19, "color": theme.PAPER, "line": {"color": theme.INK, "width": 1.5}}
+    disc = {"size": 25, "color": theme.PAPER, "line": {"color": theme.INK, "width": 1.5}}
     return [
         go.Scatter(
             x=middle[:, 0],
             y=middle[:, 1],
             mode="markers+text",
             text=[str(k) for k in range(len(middle))],
-            textfont={"size": 12, "color": theme.INK},
+            textfont={"size": theme.SMALL - 1, "color": theme.INK},
             marker=disc,
             customdata=sizes,
             hovertemplate="centre of cluster %{text}<br>z = (%{x:.4g}, %{y:.4g}) latent units<br>"
@@ -238,5 +238,5 @@ def _number(figure: go.Figure, count: int, row: Row) -> None:
             showarrow=False,
             bgcolor=theme.PAPER,
             borderpad=1,
-            font={"size": theme.SIZE - 3, "color": theme.INK},
+            font={"size": theme.SMALL, "color": theme.INK},
         )

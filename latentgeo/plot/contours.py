@@ -111,7 +111,7 @@ def distance_contours(
     step = _round(far / contours) if far > 0 else 1.0
     unit = length_units(metric)
     figure.add_traces(_contours(x, y, z, step, max(step, step * math.floor(far / step)), unit))
-    mark = {"symbol": "star", "size": 18, "color": theme.PAPER, "line": {"color": theme.INK, "width": 1.5}}
+    mark = {"symbol": "star", "size": 22, "color": theme.PAPER, "line": {"color": theme.INK, "width": 1.5}}
     note = "" if away is None else f"<br>projected: {away[0]:.3g} latent units off this plane"
     figure.add_trace(
         go.Scatter(
@@ -134,8 +134,8 @@ def _contours(
     """White curves on dark casings, each with its distance."""
     levels = {"start": step, "end": last, "size": step, "coloring": "none"}
     common: dict[str, Any] = {"x": x, "y": y, "z": np.where(np.isfinite(z), z, np.nan), "showscale": False}
-    font = {"size": theme.SIZE - 1, "color": theme.PAPER}
-    text = f"equally far: every {step:.4g} {unit}, up to {last:.4g}"
+    font = {"size": theme.SMALL, "color": theme.PAPER}
+    text = f"equally far, in steps of {step:.4g} up to {last:.4g} ({unit})"
     return [
         go.Contour(
             contours=levels, line={"width": 4, "color": theme.INK, "smoothing": 0.8}, hoverinfo="skip",

@@ -90,7 +90,7 @@ def distance_matrix(
     second = f"in the order of a dendrogram ({linkage} linkage)"
     second += f"; {missing:,} pairs without a distance are blank" if missing else ""
     first = title or f"Distances of {n:,} codes"
-    figure.update_layout(title={"text": f"{first}<br><span style='font-size:{theme.SIZE}px'>{second}</span>"})
+    figure.update_layout(title={"text": theme.heading(first, second)})
     return figure
 
 
@@ -132,10 +132,11 @@ def _heatmap(z: NDArray[Any], order: NDArray[Any], names: NDArray[Any] | None, u
         colorscale=theme.MEASURE,
         colorbar={
             "title": {
-                "text": f"distance<br><span style='font-size:16px'>{units}</span>",
+                "text": f"distance<br><span style='font-size:{theme.SMALL}px'>{units}</span>",
                 "side": "right",
-                "font": {"size": theme.SIZE - 1},
+                "font": {"size": theme.SMALL},
             },
+            "tickfont": {"size": theme.SMALL},
             "thickness": 18,
             "outlinewidth": 0,
         },
@@ -185,7 +186,7 @@ def _lay_out(figure: go.Figure, n: int, units: str, banded: bool) -> None:
     wide, tall = SIDE + band, SIDE + band + TREE + GAP
     left = band / wide
     hidden = {"visible": False, "fixedrange": True}
-    title = {"font": {"size": theme.SIZE - 2}}
+    title = {"font": {"size": theme.SMALL}}
     figure.update_layout(
         xaxis={"domain": [left, 1.0], "range": [-0.5, n - 0.5], "showticklabels": False, "ticks": "",
                "title": {"text": "codes", **title}},

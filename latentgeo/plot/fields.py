@@ -18,6 +18,7 @@ from torch import Tensor
 from latentgeo._calculus import RankWarning
 from latentgeo._calculus.linalg import half_log_det
 from latentgeo.metrics import ExpectedMetric, FisherRaoMetric, Metric
+from latentgeo.plot import theme
 from latentgeo.plot.planes import Plane
 
 if TYPE_CHECKING:
@@ -115,8 +116,7 @@ class Field:
     def bar(self) -> str:
         """Title of the colour bar."""
         formula = "½ log det G" if self.term in ("both", "mean", "std") and "+" in self.formula else self.formula
-        small = "<span style='font-size:16px'>"
-        return f"{formula}<br>{small}{self.units}</span>"
+        return f"{formula}<br><span style='font-size:{theme.SMALL}px'>{self.units}</span>"
 
     def values(self, metric: Metric, z: Tensor, plane: Plane | None = None) -> NDArray[Any]:
         """Numbers at codes z (*batch, d), shape (*batch,); log₁₀ of the condition number."""

@@ -96,8 +96,9 @@ def manifold(
         scaleanchor="x",
         constrain="domain",
     )
-    side = 900
-    figure.update_layout(width=theme.WIDTH, height=side + 150, margin={"l": 90, "r": 20, "t": 70, "b": 80})
+    margin, side = {"l": 90, "r": 20, "t": 70, "b": 80}, 1000
+    tall = round(side * pixels.shape[0] / pixels.shape[1])
+    figure.update_layout(width=side + 110, height=tall + 150, margin=margin)
     return figure
 
 

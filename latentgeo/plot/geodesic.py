@@ -28,7 +28,7 @@ __all__ = ["geodesic"]
 
 MOST_CURVES = 6
 TIMES = 401  # of the speed
-MARGIN = {"l": 150, "r": 30, "t": 104, "b": 70}
+MARGIN = {"l": 150, "r": 30, "t": 104, "b": 20}
 PANEL, ROW_GAP, PANEL_GAP, BLOCK_GAP = 190, 4, 44, 62  # pixels
 
 
@@ -113,13 +113,11 @@ def geodesic(
         figure.add_annotation(
             text=f"<b>{name}</b>  geodesic: {told}; straight line: {lengths[k]:.4g} {units}{gain}",
             x=0.0, y=top, xref="paper", yref="paper", xanchor="left", yanchor="bottom", yshift=3, showarrow=False,
-            font={"size": theme.SIZE - 2},
+            font={"size": theme.SMALL},
         )  # fmt: skip
         edge += PANEL - 26 + BLOCK_GAP
     figure.update_layout(
-        title={
-            "text": f"{title}<br><span style='font-size:{theme.SIZE}px'>the area under each speed is a length</span>"
-        },
+        title={"text": theme.heading(title, "the area under each speed is a length")},
         height=round(total) + MARGIN["t"] + MARGIN["b"],
         margin=MARGIN,
         hovermode="closest",
@@ -151,7 +149,7 @@ def _panel(
     figure: go.Figure, number: int, domain: tuple[float, float], reach: tuple[float, float], units: str
 ) -> dict[str, str]:
     suffix = "" if number == 1 else str(number)
-    title = {"font": {"size": theme.SIZE - 2}}
+    title = {"font": {"size": theme.SMALL}}
     figure.update_layout(
         {
             f"xaxis{suffix}": {

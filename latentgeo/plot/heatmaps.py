@@ -40,7 +40,8 @@ def heatmap(
     finite = values[np.isfinite(values)]
     share = "" if level is None else "<br>σ at %{customdata:.0%} of its bound"
     bar: dict[str, Any] = {
-        "title": {"text": field.bar, "side": "right", "font": {"size": theme.SIZE - 1}},
+        "title": {"text": field.bar, "side": "right", "font": {"size": theme.SMALL}},
+        "tickfont": {"size": theme.SMALL},
         "thickness": 18,
         "outlinewidth": 0,
     }

@@ -18,7 +18,8 @@ from latentgeo.learn.land import LAND
 from latentgeo.plot import inputs, overlays, theme
 from latentgeo.plot.fields import describe, in_double
 from latentgeo.plot.heatmaps import heatmap
-from latentgeo.plot.walks import dots, panels_side_by_side, square
+from latentgeo.plot.planes import Plane, labels_of
+from latentgeo.plot.walks import bar_beside, dots, panels_side_by_side, square
 
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
@@ -28,6 +29,7 @@ __all__ = ["land"]
 _SHARES = (0.95, 0.8, 0.5)  # of the probability, within the contours
 _COLOURS = ("#8fd3ff", "#ffffff", "#ffb347")
 _DASHES = ("dot", "dash", "solid")
+_ROOM = 1.7  # size of the map over that of the codes: the regions with most of the probability reach beyond them
 _FAR = 6.0  # standard deviations beyond which nothing is drawn
 _SLACK = 0.9  # graph distances exceed geodesic ones by less
 
@@ -41,29 +43,35 @@ def land(
     resolution: int = 160,
     contour_resolution: int = 56,
     max_codes: int = 2000,
+    plane: Plane | None = None,
     title: str | None = None,
 ) -> go.Figure:
     """Contours of a `LAND` density over the measure heatmap, beside a Gaussian mixture's.
 
     Contours bound the smallest regions that hold 50 %, 80 % and 95 % of the probability on the map; smallest in
-    Riemannian volume for LAND and in latent area for the mixture, which are what their densities are of.
+    Riemannian volume for LAND and in latent area for the mixture, which are what their densities are of. On a plane of
+    a latent space of more dimensions, densities are those at its codes, and the probability that which they give it: of
+    codes that are known to lie there.
 
     Parameters
     ----------
     model : LAND
-        Fitted, on a 2-D latent space, with a metric.
+        Fitted, with a metric; on a 2-D latent space, or on any with a `plane`.
     mixture : GaussianMixture, optional
         Of scikit-learn, fitted; drawn in a panel of its own.
-    codes : array of shape (n, 2), optional
+    codes : array of shape (n, d), optional
         Drawn as points; they also set the bounds.
     bounds : (left, right, bottom, top), optional
-        In latent units; around the codes, or the means, if None.
+        In latent units, on the plane if there is one; around the codes, or the means, if None.
     resolution : int
         Grid points of the heatmap along its shorter side.
     contour_resolution : int
         Grid points of the density along the shorter side: one geodesic for each and each component, where it is near.
     max_codes : int
         At most this many codes are drawn, evenly picked.
+    plane : Plane, optional
+        As in `measure`; codes and means are projected onto it. Geodesics of more dimensions cost more: a
+        `contour_resolution` of 24 will do.
     title : str, optional
         First line of the title.
 
@@ -75,7 +83,8 @@ def land(
     Raises
     ------
     TypeError, ValueError
-        If `model` is no LAND, or is not of two dimensions; if an array has another shape, or a count is out of range.
+        If `model` is no LAND, or is not of two dimensions and there is no plane of its own; if an array has another
+        shape, or a count is out of range.
 
     Examples
     --------
@@ -91,31 +100,35 @@ def land(
     if not isinstance(model, LAND):
         raise TypeError(f"`model` must be a LAND, got {type(model).__name__}")
     check_is_fitted(model)
-    if model.n_features_in_ != 2:
-        raise ValueError(f"`model` must be of 2 latent dimensions to be drawn as a map, got {model.n_features_in_}")
-    if mixture is not None and getattr(mixture, "n_features_in_", None) != 2:
-        raise ValueError("`mixture` must be a GaussianMixture fitted to codes of 2 dimensions")
+    dim = model.n_features_in_
+    if dim != 2 and plane is None:
+        raise ValueError(f"`model` must be of 2 latent dimensions to be drawn as a map, got {dim}; pass `plane=`")
+    if plane is not None and (not isinstance(plane, Plane) or plane.dim != dim):
+        got = f"one of {plane.dim}" if isinstance(plane, Plane) else type(plane).__name__
+        raise ValueError(f"`plane` must be a plot.Plane in the model's {dim} latent dimensions, got {got}")
+    if mixture is not None and getattr(mixture, "n_features_in_", None) != dim:
+        raise ValueError(f"`mixture` must be a GaussianMixture fitted to codes of {dim} dimensions")
     for name, value in (("resolution", resolution), ("contour_resolution", contour_resolution)):
         if value < 2:
             raise ValueError(f"`{name}` must be at least 2, got {value}")
     metric = model._metric
     like = inputs.like(metric, [], codes)
-    points = inputs.as_codes(codes, like)
-    bounds = bounds or square(None if points is None else points.cpu().double().numpy(), [model.means_])
-    x, y = inputs.window(bounds, [], resolution)
+    points = inputs.as_codes(codes, like, dim)
+    where = None if points is None else inputs.flat(points, plane)[0]
+    x, y = inputs.window(bounds or square(where, [_flat(model.means_, plane)], _ROOM), [], resolution)
     decoder = getattr(metric, "decoder", None)
-    grid = inputs.mesh(x, y, like.device)
-    field = describe(metric, "both", decoder)
+    grid = inputs.mesh(x, y, like.device, plane)
+    field = describe(metric, "both", decoder, dim)
     level = overlays.saturation(decoder, grid)
-    base = heatmap(field, x, y, field.values(in_double(metric), grid), level)
+    base = heatmap(field, x, y, field.values(in_double(metric), grid, plane), level)
     if level is not None:
         base += overlays.hatching(x, y, level)
-    if points is not None:
-        base.append(dots(points.cpu().double().numpy(), max_codes))
+    if where is not None:
+        base.append(dots(where, max_codes))
 
-    cx, cy = inputs.window(bounds, [], contour_resolution)
-    mesh = inputs.mesh(cx, cy, torch.device("cpu"))
-    near = mesh.reshape(-1, 2)
+    cx, cy = inputs.window((x[0], x[-1], y[0], y[-1]), [], contour_resolution)
+    mesh = inputs.mesh(cx, cy, torch.device("cpu"), plane)
+    near = mesh.reshape(-1, dim)
     area = float((cx[1] - cx[0]) * (cy[1] - cy[0]))
     with torch.no_grad():
         volume = metric.log_volume(near.to(like)).double().cpu().numpy()
@@ -126,7 +139,7 @@ def land(
 
     titles = {"LAND": "Locally adaptive normal distributions", "mixture": "Gaussian mixture"}
     figure = go.Figure(layout={"template": theme.template(), "showlegend": False, "margin": _MARGIN})
-    floor = panels_side_by_side(figure, [titles[name] for name in panels], x, y, [[] for _ in panels])
+    floor = panels_side_by_side(figure, [titles[name] for name in panels], x, y, [[] for _ in panels], labels_of(plane))
     for number, (name, (log_density, log_measure, means)) in enumerate(panels.items(), start=1):
         suffix = "" if number == 1 else str(number)
         on = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
@@ -135,29 +148,32 @@ def land(
                 continue  # entries of a legend that is not drawn
             copied = type(trace)(trace).update(on)
             if trace.name == "measure":
-                bar = {"x": 1.015, "y": (1 + floor) / 2, "len": 1 - floor}
-                copied.update(showscale=number == len(panels), colorbar=bar)
+                copied.update(showscale=number == len(panels), colorbar=bar_beside(figure, suffix, floor))
             figure.add_trace(copied)
         total = log_density + log_measure
         mass = np.exp(np.where(np.isfinite(total), total, -np.inf)) * area  # no metric, no probability
         levels = _levels(log_density, mass)
         for trace in _contours(cx, cy, log_density.reshape(mesh.shape[:2]), levels, name):
             figure.add_trace(trace.update(on))
-        figure.add_trace(_means(means, name).update(on))
-        unit = "Riemannian volume" if name == "LAND" else "latent area"
+        figure.add_trace(_means(means, name, plane).update(on))
+        unit = "Riemannian volume" if name == "LAND" else "latent area" if dim == 2 else "latent volume"
         figure.layout.annotations[number - 1].text = f"<b>{titles[name]}</b><br>density per unit of {unit}"
-    figure.update_layout(height=figure.layout.height + 16, margin={**_MARGIN, "b": _MARGIN["b"] + 16})  # for the key
+    more = 26 if plane is None else 52  # for the key
+    figure.update_layout(height=figure.layout.height + more, margin={**_MARGIN, "b": _MARGIN["b"] + more})
     first = title or f"{field.what}, and where the probability is"
     theme.title_at_top(figure, first)
     key = "contours: smallest regions with 50 % (solid), 80 % (dashed), 95 % (dotted) of probability; diamonds: means"
+    key += "; dots: codes" if points is not None else ""
+    if plane is not None:
+        key += f"<br>on {plane.about}; " + ("codes and means" if points is not None else "means") + " projected"
     figure.add_annotation(
-        text=key + ("; dots: codes" if points is not None else ""), x=0.0, y=0.0, xref="paper", yref="paper",
-        xanchor="left", yanchor="top", yshift=-56, showarrow=False, font={"size": theme.SIZE - 2},
+        text=key, x=0.0, y=0.0, xref="paper", yref="paper", align="left",
+        xanchor="left", yanchor="top", yshift=-62, showarrow=False, font={"size": theme.SMALL},
     )  # fmt: skip
     return figure
 
 
-_MARGIN = {"l": 76, "r": 110, "t": 116, "b": 72}
+_MARGIN = {"l": 82, "r": 128, "t": 120, "b": 72}
 
 
 def _log_density(model: LAND, points: Tensor) -> NDArray[Any]:
@@ -208,6 +224,17 @@ def _contours(
     ]
 
 
-def _means(means: NDArray[Any], name: str) -> go.Scatter:
+def _flat(means: NDArray[Any], plane: Plane | None) -> NDArray[Any]:
+    return means if plane is None else plane.project(means)[0]
+
+
+def _means(means: NDArray[Any], name: str, plane: Plane | None) -> go.Scatter:
+    flat = _flat(means, plane)
+    hover = "mean at (%{x:.3g}, %{y:.3g})"
+    if plane is not None:
+        hover += "<br>projected: %{customdata:.3g} latent units off this plane"
+    told: dict[str, Any] = {"hovertemplate": hover + "<extra></extra>", "name": f"{name} means"}
+    if plane is not None:
+        told["customdata"] = plane.project(means)[1]
     marker = {"symbol": "diamond", "size": 13, "color": "#ffffff", "line": {"color": theme.INK, "width": 1.5}}
-    return go.Scatter(x=means[:, 0], y=means[:, 1], mode="markers", marker=marker, name=f"{name} means")
+    return go.Scatter(x=flat[:, 0], y=flat[:, 1], mode="markers", marker=marker, **told)

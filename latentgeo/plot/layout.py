@@ -14,8 +14,8 @@ from latentgeo.plot import theme
 from latentgeo.plot._mosaics import Row, add_row
 
 PANEL = (960, 640)  # size of the map in pixels, in a figure of the theme's width
-MARGIN = {"l": 125, "r": 115, "t": 96, "b": 16}
-LEGEND = 118  # pixels between the map and what stands beneath: ticks, axis title, legend of marks
+MARGIN = {"l": 112, "r": 128, "t": 98, "b": 16}
+LEGEND = 126  # pixels between the map and what stands beneath: ticks, axis title, legend of marks
 
 
 def lay_out(
@@ -71,11 +71,12 @@ def lay_out(
         "yanchor": "top",
         "bgcolor": "rgba(0,0,0,0)",
     }
+    top = MARGIN["t"] + 26 * max(0, (figure.layout.title.text or "").count("<br>") - 1)  # a title of more lines
     figure.update_layout(
-        height=round(total) + MARGIN["t"] + MARGIN["b"],
-        margin=MARGIN,
-        legend={**legend, "y": 1 - (PANEL[1] + 96) / total},
-        legend2={**legend, "y": 1 - (PANEL[1] + 62) / total},
+        height=round(total) + top + MARGIN["b"],
+        margin={**MARGIN, "t": top},
+        legend={**legend, "y": 1 - (PANEL[1] + 104) / total},
+        legend2={**legend, "y": 1 - (PANEL[1] + 69) / total},
         hovermode="closest",
     )
 
@@ -85,5 +86,5 @@ def _legend_rows(figure: go.Figure) -> int:
     names = [trace.name for trace in figure.data if trace.type == "scatter" and trace.customdata is not None]
     if not names:
         return 0
-    entry = 56 + 0.56 * theme.SIZE * max(map(len, names))
+    entry = 56 + 0.56 * theme.SMALL * max(map(len, names))
     return -(-len(names) // max(1, int(PANEL[0] / entry)))

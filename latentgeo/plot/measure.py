@@ -143,15 +143,16 @@ def measure(
             raise ValueError("`strips` needs `paths` and a decoder (`decoder=` or a metric made from one)")
         for result in results:  # lettered as one run, as the curves on the map are
             rows += strip_rows(decoder, result, n=TILES, shape=shape, first=len(rows) // 2)
-    lay_out(figure, rows, x, y, labels_of(plane))
     second = f"{field.what}: {field.formula}" if title else field.formula
     if curved:
-        beyond = float((np.abs(values[np.isfinite(values)]) > reach).mean()) if np.isfinite(values).any() else 0.0
+        known = np.abs(values[np.isfinite(values)])
+        beyond = float((known > reach * (1 + 1e-6)).mean()) if known.size else 0.0
         second = f"K in {field.units}; colours end at ±{reach:.3g}, beyond which {beyond:.0%} of the map lies"
+    parts = [second]
     if plane is not None:
-        second += f" on {plane.about}"
+        parts.append(f"on {plane.about}")
         if shown:
-            second += "; " + " and ".join(["codes"] * (where is not None) + ["curves"] * bool(curves)) + " projected"
-    text = f"{title or field.what}<br><span style='font-size:{theme.SIZE}px'>{second}</span>"
-    figure.update_layout(title={"text": text})
+            parts[1] += "; " + " and ".join(["codes"] * (where is not None) + ["curves"] * bool(curves)) + " projected"
+    figure.update_layout(title={"text": theme.heading(title or field.what, *parts)})
+    lay_out(figure, rows, x, y, labels_of(plane))
     return figure

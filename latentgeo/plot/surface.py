@@ -137,7 +137,7 @@ def surface(
     first = title or "The surface that the decoder makes of the latent space"
     second = f"first three principal components of φ, {share:.0%} of the {whose} variance"
     figure.update_layout(
-        title={"text": f"{first}<br><span style='font-size:{theme.SIZE}px'>{second}</span>"},
+        title={"text": theme.heading(first, second)},
         height=HEIGHT,
         margin={"l": 20, "r": 130, "t": 96, "b": 20},
         scene={
@@ -243,7 +243,8 @@ def _skin(seen: NDArray[Any], heights: NDArray[Any], where: NDArray[Any], bar: s
         cmax=max(high, low + 1e-6),
         colorscale=theme.MEASURE,
         colorbar={
-            "title": {"text": bar, "side": "right", "font": {"size": theme.SIZE - 1}},
+            "title": {"text": bar, "side": "right", "font": {"size": theme.SMALL}},
+            "tickfont": {"size": theme.SMALL},
             "thickness": 18,
             "len": 0.8,
         },
@@ -305,7 +306,7 @@ def _note(where: NDArray[Any], name: str) -> dict[str, Any]:
     return {
         **dict(zip("xyz", where.tolist(), strict=True)),
         "text": f"<b>{name}</b>",
-        "font": {"size": theme.SIZE - 3, "color": theme.INK},
+        "font": {"size": theme.SMALL, "color": theme.INK},
         "bgcolor": theme.PAPER,
         "bordercolor": theme.INK,
         "borderpad": 2,

@@ -6,6 +6,7 @@ Labels use the palette of Okabe & Ito (2008, "Color Universal Design"); the meas
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -34,7 +35,9 @@ PAPER = "#FFFFFF"
 SINGULAR = "#8C8C8C"
 ON_PAGE = "page"  # `meta` of traces drawn on the page, not over a map: they take its colours
 WIDTH = 1200  # pixels that layouts are made for
-SIZE = 18  # of text, in pixels: still readable in a picture shrunk to half
+SIZE = 20  # of text, in pixels: still readable in a picture shrunk to half
+SMALL = 18  # the smallest text that there is
+LINE = 108  # characters of small text that fit beside a map's margins
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 
 
@@ -92,7 +95,7 @@ def template(theme: Look = "light") -> go.layout.Template:
     Examples
     --------
     >>> template().layout.font.size
-    18
+    20
     >>> template("dark").layout.paper_bgcolor
     '#15181D'
     """
@@ -106,7 +109,7 @@ def _template(theme: Look) -> go.layout.Template:
     axis = {
         "showgrid": False,
         "zeroline": False,
-        "tickfont": {"size": SIZE - 2},
+        "tickfont": {"size": SMALL},
         "linecolor": look.ink,
         "linewidth": 1,
         "showline": True,
@@ -121,23 +124,24 @@ def _template(theme: Look) -> go.layout.Template:
         "gridcolor": look.grid,
         "showline": True,
         "linecolor": look.faint,
-        "tickfont": {"size": SIZE - 5},
-        "title": {"font": {"size": SIZE - 1}},
+        "tickfont": {"size": SMALL - 2},
+        "nticks": 5,
+        "title": {"font": {"size": SMALL}},
         "zeroline": False,
         "showspikes": False,
     }
     return go.layout.Template(
         layout={
             "font": {"family": FONT, "size": SIZE, "color": look.ink},
-            "title": {"font": {"size": 24}, "x": 0.0, "xref": "paper", "xanchor": "left"},
+            "title": {"font": {"size": 25}, "x": 0.0, "xref": "paper", "xanchor": "left"},
             "paper_bgcolor": look.paper,
             "plot_bgcolor": look.paper,
             "colorway": list(LABELS),
-            "hoverlabel": {"font": {"family": FONT, "size": 15}, "align": "left"},
+            "hoverlabel": {"font": {"family": FONT, "size": SMALL - 3}, "align": "left"},
             "xaxis": axis,
             "yaxis": axis,
             "scene": {f"{name}axis": space for name in "xyz"},
-            "legend": {"bgcolor": "rgba(0,0,0,0)", "itemsizing": "constant"},
+            "legend": {"bgcolor": "rgba(0,0,0,0)", "itemsizing": "constant", "font": {"size": SMALL}},
         }
     )
 
@@ -210,6 +214,19 @@ def look_of(figure: go.Figure) -> Look:
     ('dark', 'light')
     """
     return "dark" if figure.layout.template.layout.paper_bgcolor == PAGES["dark"].paper else "light"
+
+
+def heading(first: str, *rest: str) -> str:
+    """A title and, smaller, what stands beneath it: on one line if that fits the page, else each part on its own.
+
+    Examples
+    --------
+    >>> heading("Distances", "of 12 codes")
+    "Distances<br><span style='font-size:18px'>of 12 codes</span>"
+    """
+    whole = " ".join(rest)
+    lines = [whole] if len(whole) <= LINE else [line for part in rest for line in textwrap.wrap(part, LINE)]
+    return "<br>".join([first, *(f"<span style='font-size:{SMALL}px'>{line}</span>" for line in lines)])
 
 
 def title_at_top(figure: go.Figure, text: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from latentgeo.plot.theme import LABELS, template
+from latentgeo.plot.theme import LABELS, SIZE, template
 
 _HELD = "held_out_"
 _NAMES = {
@@ -73,6 +73,7 @@ def training(history: Sequence[Mapping[str, float]], title: str = "Training") ->
                     col=column + 1,
                 )
         figure.update_xaxes(title="epoch" if row == rows - 1 else None, row=row + 1, col=column + 1)
+    figure.update_annotations(font_size=SIZE)  # titles of the panels
     figure.update_layout(
         template=template(),
         title=title,

@@ -57,7 +57,7 @@ def truncation(curve: TruncationCurve, *, title: str = "What truncation trades")
             text=[f"{level:g}" for level in curve.levels],
             # labels towards the middle, so that none runs off the panel
             textposition=["bottom right" if recall < 0.5 else "bottom left" for recall in curve.recall],
-            textfont={"size": theme.SIZE - 4},
+            textfont={"size": theme.SMALL},
             line={"color": theme.INK, "width": 2},
             marker={"size": 8},
             showlegend=False,

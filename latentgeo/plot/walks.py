@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#FFFFFF", "#FF9E4A", "#FF6FB5", "#7FE3FF", "#B8F58A", "#E0B3FF")  # light, on a dark casing
 GAP, INDENT = 44, 26  # pixels between panels, and before a strip
-MARGIN = {"l": 78, "r": 112, "t": 146, "b": 52}
+MARGIN = {"l": 82, "r": 128, "t": 150, "b": 76}
 
 
 def walks(
@@ -134,18 +134,24 @@ def walks(
                 continue  # entries of a legend that is not drawn
             copied = type(trace)(trace).update(on)
             if trace.name == "measure":
-                copied.update(showscale=last, colorbar={"x": 1.015, "y": (1 + floor) / 2, "len": 1 - floor})
+                copied.update(showscale=last, colorbar=bar_beside(figure, suffix, floor))
             figure.add_trace(copied)
         for index, path in enumerate(shown[name]):
             figure.add_traces([trace.update(on) for trace in _path(walk, path, index)])
         figure.layout.annotations[number - 1].text = f"<b>{name}</b><br>{_told(walk, shown[name], x, y)}"
-    theme.title_at_top(figure, title or "Random walks from the same codes, with the same random numbers")
+    theme.title_at_top(figure, title or ("Random walks from the same codes" if _together(shown) else "Random walks"))
     key = _key(where, level, field.what + ("" if plane is None else f" on {plane.about}, walks projected"))
     figure.add_annotation(
         text=key, x=0.0, y=0.0, xref="paper", yref="paper", xanchor="left", yanchor="top",
-        yshift=-14 if any(rows.values()) else -56, showarrow=False, font={"size": theme.SIZE - 3},
+        yshift=-14 if any(rows.values()) else -62, showarrow=False, align="left", font={"size": theme.SMALL},
     )  # fmt: skip
     return figure
+
+
+def _together(shown: dict[str, NDArray[Any]]) -> bool:
+    """Whether there are several walks, and all start at the same codes."""
+    starts = [paths[:, 0] for paths in shown.values()]
+    return len(starts) > 1 and all(np.array_equal(start, starts[0]) for start in starts)
 
 
 def _paths(walk: Walk) -> NDArray[Any]:
@@ -153,21 +159,24 @@ def _paths(walk: Walk) -> NDArray[Any]:
     return walk.z.detach().cpu().double().numpy().reshape(-1, *walk.z.shape[-2:])
 
 
-def square(points: NDArray[Any] | None, paths: list[NDArray[Any]]) -> tuple[float, float, float, float]:
-    """A square around the codes, or around the walks where there are none."""
+def square(
+    points: NDArray[Any] | None, paths: list[NDArray[Any]], room: float = 1.3
+) -> tuple[float, float, float, float]:
+    """A square around the codes, or around the walks where there are none, so many times as large."""
     everything = np.concatenate([p.reshape(-1, 2) for p in paths]) if points is None else points
     everything = everything[np.isfinite(everything).all(1)]
     if not len(everything):
         everything = np.array([[-3.0, -3.0], [3.0, 3.0]])
     low, high = everything.min(0), everything.max(0)
-    middle, half = (low + high) / 2, max(0.65 * float((high - low).max()), 1e-3)
+    middle, half = (low + high) / 2, max(room / 2 * float((high - low).max()), 1e-3)
     return middle[0] - half, middle[0] + half, middle[1] - half, middle[1] + half
 
 
 def dots(points: NDArray[Any], most: int) -> go.Scatter:
     """Codes as small white dots."""
     chosen = np.linspace(0, len(points) - 1, min(most, len(points))).round().astype(int)
-    marker = {"size": 2.5, "color": "rgba(255,255,255,0.55)"}
+    few = len(chosen) <= 200
+    marker = {"size": 5 if few else 2.5, "color": f"rgba(255,255,255,{0.8 if few else 0.55})"}
     style: dict[str, Any] = {"mode": "markers", "marker": marker, "hoverinfo": "skip", "name": "codes"}
     return go.Scatter(x=points[chosen, 0], y=points[chosen, 1], **style)
 
@@ -190,10 +199,10 @@ def _path(walk: Walk, path: NDArray[Any], index: int) -> list[go.BaseTraceType]:
             y=[path[0, 1], path[end, 1]],
             mode="markers+text",
             text=[name, ""],
-            textfont={"size": 12, "color": theme.INK},
+            textfont={"size": theme.SMALL - 1, "color": theme.INK},
             marker={
                 "symbol": ["circle", "x" if stopped else "diamond"],
-                "size": [18, 11],
+                "size": [24, 13],
                 "color": colour,
                 "line": {"color": theme.INK, "width": 1.5},
             },
@@ -219,7 +228,7 @@ def _key(points: NDArray[Any] | None, level: NDArray[Any] | None, what: str) -> 
         parts.append("dots: codes")
     if level is not None and (level >= overlays.SATURATED).any():
         parts.append(f"hatched: σ ≥ {overlays.SATURATED:.0%} of its bound")
-    return "; ".join(parts)
+    return parts[0] + "<br>" + "; ".join(parts[1:])
 
 
 def _film(
@@ -232,6 +241,11 @@ def _film(
     codes = walk.z.detach().reshape(-1, *walk.z.shape[-2:])[:n_walkers, when]
     films = (decoded(decoder, z, shape, columns=True) for z in codes)
     return [Row(film, f"{letter(k)}: decoded", f"<b>{letter(k)}</b>") for k, film in enumerate(films)]
+
+
+def bar_beside(figure: go.Figure, suffix: str, floor: float) -> dict[str, float]:
+    """Where the colour bar of a panel stands: beside it, as tall as it is."""
+    return {"x": figure.layout[f"xaxis{suffix}"].domain[1] + 0.015, "y": (1 + floor) / 2, "len": 1 - floor}
 
 
 def panels_side_by_side(
@@ -263,19 +277,19 @@ def panels_side_by_side(
                     "domain": domain,
                     "anchor": f"y{suffix}",
                     "range": [x[0] - step, x[-1] + step],
-                    "title": {"text": f"{across} (latent units)", "font": {"size": theme.SIZE - 2}},
+                    "title": {"text": f"{across} (latent units)", "font": {"size": theme.SMALL}},
                 },
                 f"yaxis{suffix}": {
                     "domain": [floor, 1.0],
                     "anchor": f"x{suffix}",
                     "range": [y[0] - step, y[-1] + step],
-                    "title": {"text": f"{up} (latent units)" if number == 1 else "", "font": {"size": theme.SIZE - 2}},
+                    "title": {"text": f"{up} (latent units)" if number == 1 else "", "font": {"size": theme.SMALL}},
                 },
             }
         )
         figure.add_annotation(
             text=name, x=domain[0], y=1.0, xref="paper", yref="paper", xanchor="left", yanchor="bottom", yshift=4,
-            showarrow=False, align="left", font={"size": theme.SIZE - 3},
+            showarrow=False, align="left", font={"size": theme.SMALL},
         )  # fmt: skip
     for number, film in enumerate(rows):
         left = (number * (side + GAP) + INDENT) / room
