@@ -75,7 +75,7 @@ def run(levels: int, given: argparse.Namespace, data: lg.train.TrainData, folder
 
         shown = {"data": real[:64], "reconstructions": again[:64], "samples of the prior": drawn[:64]}
         figure = plot.samples(shown, n=64, shape=(28, 28), title=f"VQ-VAE of MNIST, {levels} level(s)")
-        plot.write_png(figure, given.pictures / f"vqvae-{levels}.png")
+        plot.write_figure(figure, given.pictures / f"vqvae-{levels}.png")
     return found
 
 

@@ -168,7 +168,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.names or FIGURES:
         file = arguments.out / f"{name}{'-dark' if arguments.theme == 'dark' else ''}.png"
-        plot.write_png(FIGURES[name](), file, width=arguments.width, theme=arguments.theme)
+        plot.write_figure(FIGURES[name](), file, width=arguments.width, theme=arguments.theme)
         if not arguments.whole:
             file.write_bytes(reduced(file.read_bytes()))
         print(f"{file}: {file.stat().st_size / 1000:.0f} kB", flush=True)

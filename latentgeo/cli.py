@@ -264,7 +264,7 @@ def heatmap(
     plot.write_html(figure, out, title=f"Latent space of {source.path.name}")
     typer.echo(f"wrote {out}")
     if png:
-        typer.echo(f"wrote {plot.write_png(figure, out.with_suffix('.png'))}")
+        typer.echo(f"wrote {plot.write_figure(figure, out.with_suffix('.png'))}")
     if solved is not None:
         solving.summary(solved, None)
 
@@ -330,7 +330,7 @@ def demo(
     if plot.browser() is None:
         typer.echo("picture: none (it needs kaleido and Chromium or Chrome; the page has everything)")
     else:
-        typer.echo(f"picture: {plot.write_png(figure, out / 'demo.png')}")
+        typer.echo(f"picture: {plot.write_figure(figure, out / 'demo.png')}")
     typer.echo(f"{time.perf_counter() - started:.1f} s in all")
 
 

@@ -319,7 +319,7 @@ def test_page_needs_a_figure(tmp_path):
 @needs_browser
 @pytest.mark.parametrize("width", [1200, 600])
 def test_png_has_the_width_asked_for(figure, tmp_path, width):
-    data = plot.write_png(figure, tmp_path / "map.png", width=width).read_bytes()
+    data = plot.write_figure(figure, tmp_path / "map.png", width=width).read_bytes()
     assert data.startswith(b"\x89PNG")
     assert int.from_bytes(data[16:20], "big") == width
 
@@ -327,7 +327,7 @@ def test_png_has_the_width_asked_for(figure, tmp_path, width):
 def test_no_browser_is_said_plainly(figure, tmp_path, monkeypatch):
     monkeypatch.setattr("latentgeo.plot.page.browser", lambda: None)
     with pytest.raises(RuntimeError, match="needs Chromium or Chrome"):
-        plot.write_png(figure, tmp_path / "map.png")
+        plot.write_figure(figure, tmp_path / "map.png")
     assert not (tmp_path / "map.png").exists()
 
 
@@ -335,14 +335,14 @@ def test_no_kaleido_is_said_plainly(figure, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "kaleido", None)
     assert plot.browser() is None
     with pytest.raises(RuntimeError, match="pip install"):
-        plot.write_png(figure, tmp_path / "map.png")
+        plot.write_figure(figure, tmp_path / "map.png")
 
 
 def test_unknown_picture_format(figure, tmp_path):
     with pytest.raises(ValueError, match="must end in one of"):
-        plot.write_png(figure, tmp_path / "map.bmp")
+        plot.write_figure(figure, tmp_path / "map.bmp")
     with pytest.raises(ValueError, match="positive number of pixels"):
-        plot.write_png(figure, tmp_path / "map.png", width=0)
+        plot.write_figure(figure, tmp_path / "map.png", width=0)
 
 
 def test_saturation_needs_a_std():

@@ -298,7 +298,7 @@ def test_no_such_look(figures, tmp_path):
         lambda: plot.template("grey"),
         lambda: plot.themed(figures["strip"], "grey"),
         lambda: plot.write_html(figures["strip"], tmp_path / "a.html", theme="grey"),
-        lambda: plot.write_png(figures["strip"], tmp_path / "a.png", theme="grey"),
+        lambda: plot.write_figure(figures["strip"], tmp_path / "a.png", theme="grey"),
     ):
         with pytest.raises(ValueError, match="`theme` must be 'light' or 'dark', got 'grey'"):
             call()

@@ -219,5 +219,5 @@ def _page(
     )
     plot.write_html(figure, out / "index.html", title=f"Clusters in {source.path.name}", intro=_INTRO, table=table)
     if png:
-        plot.write_png(figure, out / "clusters.png")
+        plot.write_figure(figure, out / "clusters.png")
     return ["index.html", *(["clusters.png"] if png else [])]

@@ -153,7 +153,7 @@ def fit_land(
         figure = plot.land(land, mixture=mixture, codes=Z)
         typer.echo(f"wrote {plot.write_html(figure, html, title=f'Densities on {source.path.name}')}")
         if png:
-            typer.echo(f"wrote {plot.write_png(figure, html.with_suffix('.png'))}")
+            typer.echo(f"wrote {plot.write_figure(figure, html.with_suffix('.png'))}")
     for warning in caught:
         typer.echo(f"latentgeo: {warning.message}", err=True)
     if not land.converged_ or (density == -np.inf).any():

@@ -143,7 +143,7 @@ def walk(
         )
         typer.echo(f"wrote {plot.write_html(figure, html, title=f'Random walks on {source.path.name}')}")
         if png:
-            typer.echo(f"wrote {plot.write_png(figure, html.with_suffix('.png'))}")
+            typer.echo(f"wrote {plot.write_figure(figure, html.with_suffix('.png'))}")
     stopped = Counter(s.value for each in done.values() for s in each.status[~each.finished.cpu().numpy()])
     for advice, count in stopped.most_common():
         typer.echo(f"{count} walkers: {advice}", err=True)

@@ -15,7 +15,7 @@ from latentgeo.plot.geodesic import geodesic
 from latentgeo.plot.indicatrix import indicatrix
 from latentgeo.plot.land import land
 from latentgeo.plot.measure import measure
-from latentgeo.plot.page import browser, write_figure, write_html, write_png
+from latentgeo.plot.page import browser, write_figure, write_html
 from latentgeo.plot.planes import Plane
 from latentgeo.plot.strips import strip
 from latentgeo.plot.surface import surface
@@ -53,5 +53,4 @@ __all__ = [
     "walks",
     "write_figure",
     "write_html",
-    "write_png",
 ]

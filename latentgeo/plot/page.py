@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from latentgeo.plot.theme import FONT, WIDTH, Look, look_of, themed
 from latentgeo.plot.theme import page as look
 
+_PAGES = ("html", "htm")
 _PICTURES = ("png", "svg", "pdf", "jpg", "jpeg", "webp")
 _STYLE = """
 :root {{ color-scheme: {name}; }}
@@ -150,45 +151,7 @@ def write_figure(
     path : path
         Ends in .html, .png, .svg, .pdf, .jpg or .webp; its folder is made if need be.
     width : int
-        Pixels across, of a picture.
-    theme : {"light", "dark"}, optional
-        The look; that of the figure if None.
-
-    Returns
-    -------
-    pathlib.Path
-        The file written.
-
-    Raises
-    ------
-    ValueError, RuntimeError
-        As `write_html` and `write_png` do.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_figure(go.Figure(go.Scatter(y=[1, 2])), Path(folder) / "figure.html", theme="dark").name
-    'figure.html'
-    """
-    if Path(path).suffix.lower() in (".html", ".htm"):
-        return write_html(figure, path, theme=theme)
-    return write_png(figure, path, width=width, theme=theme)
-
-
-def write_png(
-    figure: go.Figure, path: str | os.PathLike[str], *, width: int = WIDTH, theme: Look | None = None
-) -> Path:
-    """Write a figure as a static picture; the suffix chooses PNG, SVG, PDF, JPEG or WebP.
-
-    Parameters
-    ----------
-    figure : Figure
-        Any plotly figure.
-    path : path
-        The file to write; its folder is made if need be.
-    width : int
-        Pixels across. The layout stays that of the full-size figure, shrunk or enlarged.
+        Pixels across, of a picture. The layout stays that of the full-size figure, shrunk or enlarged.
     theme : {"light", "dark"}, optional
         The look; that of the figure if None.
 
@@ -202,12 +165,26 @@ def write_png(
     ValueError
         If the suffix is no known format, `width` is not positive or there is no such theme.
     RuntimeError
-        If kaleido is not installed, no Chromium or Chrome is found, or it takes too long; says which, and what to do.
+        Of a picture: if kaleido is not installed, no Chromium or Chrome is found, or it takes too long; says which, and
+        what to do.
+
+    See Also
+    --------
+    write_html : a page of several figures, with text and a table
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_figure(go.Figure(go.Scatter(y=[1, 2])), Path(folder) / "figure.html", theme="dark").name
+    'figure.html'
     """
     path = Path(path)
     kind = path.suffix.lstrip(".").lower()
+    if kind in _PAGES:
+        return write_html(figure, path, theme=theme)
     if kind not in _PICTURES:
-        raise ValueError(f"`path` must end in one of {', '.join('.' + p for p in _PICTURES)}, got {path}")
+        raise ValueError(f"`path` must end in one of {', '.join('.' + p for p in (*_PAGES, *_PICTURES))}, got {path}")
     if width < 1:
         raise ValueError(f"`width` must be a positive number of pixels, got {width}")
     try:
