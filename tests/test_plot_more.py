@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ from scipy.spatial.distance import pdist, squareform
 import latentgeo as lg
 from latentgeo import plot
 from latentgeo.plot import theme
+from latentgeo.train import scores
 
 needs_browser = pytest.mark.skipif(plot.browser() is None, reason="no kaleido, or no Chromium or Chrome")
 DISC = {"bounds": (-0.6, 0.6, -0.4, 0.4), "resolution": 5}
@@ -244,6 +246,8 @@ def figures(model, three_groups, disc_path):
     some = {"codes": model.codes, "resolution": 8}
     path = lg.connect(metric, model.codes[:1], model.codes[3:4], solver=lg.Newton(rtol=1e-2), throw=False)
     walk = lg.random_walk(metric, model.codes[:2], n_steps=4, step_size=1e-4, random_state=0)
+    real = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
+    curve = scores.truncation_curve(lambda z: z, real, (0.5, 1.0), dim=2)
     found = {
         "measure": plot.measure(metric, labels=model.labels, paths=path, strips=True, shape=(4, 5), **some),
         "condition": plot.measure(metric, term="condition", **some),
@@ -256,12 +260,16 @@ def figures(model, three_groups, disc_path):
         "contours": plot.distance_contours(lg.PoincareBall(2), [0.0, 0.0], contour_resolution=8, **DISC),
         "matrix": plot.distance_matrix(*three_groups),
         "surface": plot.surface(metric, paths=path, **some),
+        "training": plot.training([{"epoch": 1, "loss": 3.0, "kl": 1.0, "elbo": 1.0}]),
+        "truncation": plot.truncation(curve),
+        "manifold": plot.manifold(model.decoder, n=3, shape=(4, 5)),
+        "traversals": plot.traversals(model.decoder, n=3, shape=(4, 5)),
     }
     return found
 
 
 NAMES = ["measure", "condition", "curvature", "indicatrix", "geodesic", "strip", "clusters", "walks", "contours",
-         "matrix", "surface"]  # fmt: skip
+         "matrix", "surface", "training", "truncation", "manifold", "traversals"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -283,6 +291,53 @@ def test_no_line_of_a_dark_page_or_legend_is_dark(figures, name):
         key = trace.type == "scatter" and trace.x is not None and len(trace.x) == 1 and trace.x[0] is None
         if trace.meta == theme.ON_PAGE or (key and trace.mode == "lines"):
             assert trace.line.color not in (theme.INK, theme.FAINT)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_text_is_too_small_for_half_the_width(figures, name):
+    figure = figures[name].to_plotly_json()
+    sizes = list(font_sizes([figure["data"], {k: v for k, v in figure["layout"].items() if k != "template"}]))
+    sizes += list(font_sizes(figures[name].layout.template.layout.to_plotly_json()))
+    bars = [getattr(trace, "colorbar", None) for trace in figures[name].data]
+    inline = re.findall(r"font-size:(\d+)px", str(figures[name].layout.title) + str(bars))
+    assert min(sizes + list(map(int, inline))) >= 15
+    assert theme.SIZE in sizes
+
+
+def font_sizes(part):
+    """Every size of text in a figure's parts."""
+    if isinstance(part, (list, tuple)):
+        for inner in part:
+            yield from font_sizes(inner)
+    if isinstance(part, dict):
+        for key, inner in part.items():
+            if key.endswith("font") and isinstance(inner, dict) and "size" in inner:
+                yield inner["size"]
+            yield from font_sizes(inner)
+
+
+@pytest.mark.parametrize("name", ["measure", "condition", "indicatrix", "clusters", "contours"])
+def test_legends_stand_one_below_the_other(figures, name):
+    layout = figures[name].layout
+    assert layout.legend.y < layout.legend2.y or not any(t.legend == "legend2" for t in figures[name].data)
+    assert layout.legend.y < layout.yaxis.domain[0]
+
+
+def test_a_long_title_has_room_and_every_epoch_its_name(figures):
+    plane = plot.Plane.axes(0, 1, at=[0.0, 0.0, 0.0])
+    about = "a plane whose name is so long that it does not fit beside what else there is to say, in one line of it"
+    long = dataclasses.replace(plane, about=about)
+    low, high = (plot.measure(lg.PoincareBall(3), plane=p, **DISC) for p in (plane, long))
+    assert high.layout.title.text.count("<br>") > low.layout.title.text.count("<br>")
+    assert high.layout.margin.t - low.layout.margin.t == high.layout.height - low.layout.height > 0
+    named_axes = [axis for axis in figures["training"].select_xaxes() if axis.title.text == "epoch"]
+    assert len(named_axes) == 2  # three panels in two columns: the last of each
+
+
+def test_the_bar_of_one_walk_stands_beside_it(figures):
+    figure = figures["walks"]
+    (bar,) = (t.colorbar for t in figure.data if t.name == "measure")
+    assert 0 < bar.x - figure.layout.xaxis.domain[1] < 0.03
 
 
 def test_a_dark_map_holds_the_same_numbers(figures):

@@ -102,7 +102,8 @@ def _sigma(drawn: Any, bound: float) -> tuple[list[go.BaseTraceType], dict[str, 
         label = go.Scatter(
             x=ends,
             y=[bound, bound],
-            mode="lines+text",
+            mode="lines+markers+text",
+            marker={"size": 12, "opacity": 0},  # keeps the text off the line
             text=["its bound", ""],
             textposition="bottom right",
             textfont={"color": _SECOND},

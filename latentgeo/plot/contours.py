@@ -19,8 +19,9 @@ from latentgeo.geodesics import LatentGraph
 from latentgeo.metrics import Metric
 from latentgeo.plot import inputs, theme
 from latentgeo.plot.fields import length_units
+from latentgeo.plot.layout import lay_out
 from latentgeo.plot.measure import measure
-from latentgeo.plot.planes import Plane
+from latentgeo.plot.planes import Plane, labels_of
 
 __all__ = ["distance_contours"]
 
@@ -125,6 +126,7 @@ def distance_contours(
             hovertemplate="distances from here: (%{x:.3g}, %{y:.3g})" + note + "<extra></extra>",
         )
     )
+    lay_out(figure, [], across, up, labels_of(plane))  # for the entries of the legend that came since
     return figure
 
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from latentgeo.metrics import Metric
 from latentgeo.plot import inputs, theme
 from latentgeo.plot.fields import in_double, length_units
+from latentgeo.plot.layout import lay_out
 from latentgeo.plot.measure import measure
-from latentgeo.plot.planes import Plane
+from latentgeo.plot.planes import Plane, labels_of
 
 TYPICAL = 0.3  # semi-axis of the median ellipse, in spacings of the grid
 LONGEST = 0.47  # what longer ellipses are shrunk to, so that neighbours do not overlap
@@ -132,6 +133,7 @@ def indicatrix(
             ),
         ]
     )
+    lay_out(figure, [], np.asarray(x), np.asarray(y), labels_of(plane))  # for the entries of the legend that came since
     return figure
 
 
@@ -171,7 +173,7 @@ def _traces(
     told = np.repeat(centres, CORNERS + 1, axis=0)
     name = "indicatrix, shrunk" if shrunk else "indicatrix"
     style = {"color": theme.PAPER, "width": 1.6, "dash": "2px,2px" if shrunk else "solid"}
-    text = f"longer steps of length {radius:.3g} {unit}, shrunk" if shrunk else f"steps of length {radius:.3g} {unit}"
+    text = "the same, shrunk to fit" if shrunk else f"steps of length {radius:.3g} {unit}"
     common: dict[str, Any] = {"legendgroup": name, "mode": "lines"}
     return [
         go.Scatter(

@@ -29,7 +29,8 @@ def lay_out(
     heights = [column * row.height / row.width for row in rows]
     tallest = max(heights, default=0.0)
     pair_height = 2 * tallest + row_gap + pair_gap
-    above = PANEL[1] + LEGEND + 27 * _legend_rows(figure)
+    marks = _mark_rows(figure)
+    above = PANEL[1] + LEGEND - (0 if marks else 35) + 27 * (_legend_rows(figure) + max(0, marks - 1))
     below = -(-len(rows) // (2 * columns)) * pair_height
     total = above + below
     floor = 1 - PANEL[1] / total
@@ -70,12 +71,18 @@ def lay_out(
         "xanchor": "left",
         "yanchor": "top",
         "bgcolor": "rgba(0,0,0,0)",
+        "font": {"size": theme.SMALL},
     }
-    top = MARGIN["t"] + 26 * max(0, (figure.layout.title.text or "").count("<br>") - 1)  # a title of more lines
+    lines = (figure.layout.title.text or "").count("<br>")
+    top = MARGIN["t"] + 26 * max(0, lines - 1)
+    height = round(total) + top + MARGIN["b"]
+    # plotly sets titles of more lines 18 pixels higher than it says
+    title = {"y": 1 - (42 if lines else 24) / height, "yref": "container", "yanchor": "top"}
     figure.update_layout(
-        height=round(total) + top + MARGIN["b"],
+        title=title,
+        height=height,
         margin={**MARGIN, "t": top},
-        legend={**legend, "y": 1 - (PANEL[1] + 104) / total},
+        legend={**legend, "y": 1 - (PANEL[1] + 69 + (35 if marks else 0) + 27 * max(0, marks - 1)) / total},
         legend2={**legend, "y": 1 - (PANEL[1] + 69) / total},
         hovermode="closest",
     )
@@ -88,3 +95,14 @@ def _legend_rows(figure: go.Figure) -> int:
         return 0
     entry = 56 + 0.56 * theme.SMALL * max(map(len, names))
     return -(-len(names) // max(1, int(PANEL[0] / entry)))
+
+
+def _mark_rows(figure: go.Figure) -> int:
+    """Rows of the legend of marks: one, if all entries fit, else columns as wide as the longest."""
+    named = [
+        t.name for t in figure.data if getattr(t, "legend", None) == "legend2" and t.showlegend is not False and t.name
+    ]
+    if not named:
+        return 0
+    widths = [52 + 0.5 * theme.SMALL * len(name) for name in named]
+    return 1 if sum(widths) <= PANEL[0] else -(-len(named) // max(1, int(PANEL[0] / max(widths))))

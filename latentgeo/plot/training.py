@@ -72,7 +72,8 @@ def training(history: Sequence[Mapping[str, float]], title: str = "Training") ->
                     row=row + 1,
                     col=column + 1,
                 )
-        figure.update_xaxes(title="epoch" if row == rows - 1 else None, row=row + 1, col=column + 1)
+        if i + columns >= len(names):  # the last of its column
+            figure.update_xaxes(title="epoch", row=row + 1, col=column + 1)
     figure.update_annotations(font_size=SIZE)  # titles of the panels
     figure.update_layout(
         template=template(),
@@ -80,6 +81,6 @@ def training(history: Sequence[Mapping[str, float]], title: str = "Training") ->
         height=160 + 330 * rows,
         width=1200,
         margin={"t": 130, "l": 90, "r": 30, "b": 70},
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yref": "container", "yanchor": "top"},
+        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 0.98, "yref": "container", "yanchor": "top"},
     )
     return figure

@@ -55,12 +55,16 @@ def truncation(curve: TruncationCurve, *, title: str = "What truncation trades")
             name="precision and recall",
             mode="lines+markers+text",
             text=[f"{level:g}" for level in curve.levels],
-            # labels towards the middle, so that none runs off the panel
-            textposition=["bottom right" if recall < 0.5 else "bottom left" for recall in curve.recall],
+            # labels towards the middle, so that none runs off the panel, above and below in turn for close points
+            textposition=[
+                f"{'top' if k % 2 else 'bottom'} {'right' if recall < 0.5 else 'left'}"
+                for k, recall in enumerate(curve.recall)
+            ],
             textfont={"size": theme.SMALL},
             line={"color": theme.INK, "width": 2},
             marker={"size": 8},
             showlegend=False,
+            meta=theme.ON_PAGE,
             hovertemplate="level %{text}<br>recall %{x:.3f}, precision %{y:.3f}<extra></extra>",
         ),
         1,
@@ -70,7 +74,7 @@ def truncation(curve: TruncationCurve, *, title: str = "What truncation trades")
     figure.update_xaxes(title_text=f"level: {curve.truncation}", row=1, col=1)
     figure.update_yaxes(title_text="score", range=[-0.03, 1.05 * top], row=1, col=1)
     figure.update_xaxes(title_text="recall", range=[-0.05, 1.05], row=1, col=2)
-    figure.update_yaxes(title_text="precision", range=[-0.03, 1.05], row=1, col=2)
+    figure.update_yaxes(title_text="precision", range=[-0.12, 1.12], row=1, col=2)
     about = f"{curve.n_real:,} real, {curve.n_generated:,} generated; features: {curve.features}"
     figure.update_layout(
         template=theme.template(),
