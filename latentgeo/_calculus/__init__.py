@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .blocktridiagonal import BlockTridiagonal
 from .embedding import DEFAULT_MAX_BYTES, Embedding
-from .errors import DerivativeWarning, EmbeddingError, RankError, RankWarning, check_latent, check_like
+from .errors import DerivativeWarning, EmbeddingError, RankError, RankWarning, as_tolerance, check_latent, check_like
 from .linalg import concave_part
 from .probe import Report
 
@@ -20,6 +20,7 @@ __all__ = [
     "RankError",
     "RankWarning",
     "Report",
+    "as_tolerance",
     "check_latent",
     "check_like",
     "concave_part",

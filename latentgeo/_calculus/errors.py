@@ -5,10 +5,20 @@ A message names the parameter, what it must be, what it got and what to do.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-__all__ = ["DerivativeWarning", "EmbeddingError", "RankError", "RankWarning", "check_latent", "check_like"]
+__all__ = [
+    "DerivativeWarning",
+    "EmbeddingError",
+    "RankError",
+    "RankWarning",
+    "as_tolerance",
+    "check_latent",
+    "check_like",
+]
 
 
 class EmbeddingError(ValueError):
@@ -86,3 +96,12 @@ def check_latent(
 def check_like(v: Tensor, z: Tensor, name: str) -> None:
     """Raise unless ``v`` is a tensor with the last axis, dtype and device of ``z``."""
     check_latent(v, z.shape[-1], z.dtype, z.device, name=name)
+
+
+def as_tolerance(value: object, dtype: torch.dtype, name: str = "rtol") -> float:
+    """A relative tolerance: 1e-6 in float64 and 1e-3 in float32 for None; ValueError unless positive and finite."""
+    if value is None:
+        return 1e-6 if dtype == torch.float64 else 1e-3
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be a positive finite number, got {value!r}")
+    return float(value)

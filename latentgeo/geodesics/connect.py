@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._calculus import DEFAULT_MAX_BYTES
-from ..metrics import Metric
+from ..metrics import Metric, need_metric
 from ._solvers.newton import Newton, Solution
 from ._solvers.sobolev import Sobolev
 from ._starts import nearest_lift, other_starts, starting_curves
@@ -21,8 +21,9 @@ from .curve import Curve, arc_length
 from .geodesic import Geodesic, Status
 from .graph import LatentGraph
 
-__all__ = ["connect", "curve_length", "default_solver", "distance"]
+__all__ = ["connect", "curve_length", "default_solver", "distance", "need_solver"]
 
+_MOST_STARTS = 1000
 _LARGE = 16  # latent dimension from which vector products are cheaper than Jacobians
 
 
@@ -96,12 +97,10 @@ def connect(
     >>> quarter
     Geodesic(d=2, n=33, 1/1 converged, length 1.571)
     """
-    if solver is not None and not hasattr(solver, "solve"):
-        raise TypeError(f"`solver` must be a solver such as Newton(), got {solver!r}")
-    if not isinstance(starts, int) or isinstance(starts, bool) or starts < 1:
-        raise ValueError(f"`starts` must be a positive integer, got {starts!r}")
-    if not isinstance(metric, Metric):
-        raise TypeError(f"`metric` must be a Metric, got {type(metric).__name__}; wrap a map with PullbackMetric")
+    need_solver(solver)
+    if not isinstance(starts, int) or isinstance(starts, bool) or not 1 <= starts <= _MOST_STARTS:
+        raise ValueError(f"`starts` must be an integer from 1 to {_MOST_STARTS}, got {starts!r}")
+    need_metric(metric)
     a, b = _end_points(metric, a, b)
     batch, d = a.shape[:-1], a.shape[-1]
     solver = default_solver(d) if solver is None else solver
@@ -163,6 +162,12 @@ class _Outcome:
         kept = [(members, curve, ~gone[members]) for members, curve in self.pieces]
         new = [(members, curve, gone[members]) for members, curve in other.pieces]
         self.pieces = [(members[keep], curve.select(keep)) for members, curve, keep in kept + new if bool(keep.any())]
+
+
+def need_solver(solver: object) -> None:
+    """Raise TypeError unless it is None or can solve boundary-value problems."""
+    if solver is not None and not (hasattr(solver, "solve") and hasattr(solver, "rtol")):
+        raise TypeError(f"`solver` must be a solver such as Newton(), got {solver!r}")
 
 
 def _solve(metric: Metric, solver: Solver, a: Tensor, b: Tensor, start: Tensor | None) -> _Outcome:
@@ -284,6 +289,7 @@ def curve_length(metric: Metric, curve: Tensor) -> Tensor:
     >>> curve_length(Euclidean(2), torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 0.0]]))
     tensor(9.)
     """
+    need_metric(metric)
     metric.check(curve, name="curve")
     if curve.ndim < 2 or curve.shape[-2] < 2:
         raise ValueError(f"`curve` must have shape (*batch, n, d) with n >= 2, got {tuple(curve.shape)}")

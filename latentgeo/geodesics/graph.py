@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..metrics import Metric
+from ..metrics import Metric, need_metric
 from . import _searches as searches
 from ._bridges import joined
 from ._code_nodes import CodeNodes, thinned
@@ -115,8 +115,7 @@ class LatentGraph:
         random_state: int = 0,
         progress: bool = False,
     ) -> None:
-        if not isinstance(metric, Metric):
-            raise TypeError(f"`metric` must be a Metric, got {type(metric).__name__}; wrap a map with PullbackMetric")
+        need_metric(metric)
         most = 2 if max_codes is None else max_codes
         for name, value, least in (("n_neighbors", n_neighbors, 1), ("substeps", substeps, 4), ("max_codes", most, 2)):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._calculus import DEFAULT_MAX_BYTES, check_like
-from ..metrics import Metric
+from ..metrics import Metric, need_metric
 from ._ode import Shot, lengths
 from ._solvers.runge_kutta import RungeKutta
 from .curve import Curve
@@ -74,8 +74,6 @@ def shoot(
     Geodesic(d=2, n=33, 1/1 converged, length 1.571)
     """
     solver = checked_solver(solver)
-    if not isinstance(metric, Metric):
-        raise TypeError(f"`metric` must be a Metric, got {type(metric).__name__}; wrap a map with PullbackMetric")
     z, v = code_and_vector(metric, z, v, "v")
     batch, d = z.shape[:-1], z.shape[-1]
     with torch.no_grad():
@@ -94,6 +92,7 @@ def checked_solver(solver: InitialValueSolver | None) -> InitialValueSolver:
 
 def code_and_vector(metric: Metric, z: Tensor, v: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Codes and vectors of one shape, or an error that names what is wrong."""
+    need_metric(metric)
     metric.check(z)
     check_like(v, z, name)
     try:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._calculus import Embedding, check_like
+from .._calculus import Embedding, as_tolerance, check_like
 from ..metrics import Metric
 from ._ode import acceleration, lengths
 from .curve import Curve, row_budget
@@ -139,7 +139,7 @@ def derivatives(shots: Shots) -> tuple[Tensor, Tensor]:
     by_v, by_z = (torch.full((B, d, d), torch.nan, dtype=torch.float64, device=shots.z.device) for _ in range(2))
     still = (shots.v == 0).all(-1) & shots.converged
     by_v[still] = by_z[still] = eye  # exp is the identity to first order
-    rtol = getattr(shots.solver, "rtol", None) or (1e-6 if shots.z.dtype == torch.float64 else 1e-3)
+    rtol = as_tolerance(getattr(shots.solver, "rtol", None), shots.z.dtype)
     for index, curve in shots.pieces:
         todo = (shots.converged[index] & ~still[index]).nonzero()[:, 0]
         if len(todo) == 0:
@@ -192,7 +192,7 @@ def jacobi_field(path: Geodesic, start: Tensor, rate: Tensor, *, rtol: float | N
     if not isinstance(path, Geodesic):
         raise TypeError(f"`path` must be a Geodesic, from shoot or connect, got {type(path).__name__}")
     z = path.z
-    rtol = rtol or (1e-6 if z.dtype == torch.float64 else 1e-3)
+    rtol = as_tolerance(rtol, z.dtype)
     n, d = z.shape[-2:]
     for vector, name in ((start, "start"), (rate, "rate")):
         check_like(vector, z, name)
@@ -343,9 +343,8 @@ def _slope(metric: Metric, z: Tensor, v: Tensor) -> Tensor:
 def _gauss(phi: Embedding, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Γ(v, ·) and R(·, v)v by Gauss's equation: second derivatives of the embedding only."""
     P, d = z.shape
-    J = phi.pushforward_basis(z).double()  # (d, P, D)
     axes = torch.eye(d, dtype=z.dtype, device=z.device)[:, None].expand(d, P, d)
-    bends = phi.second(z.expand(d, P, d), v.expand(d, P, d), axes).double()
+    J, bends = (t.double() for t in phi.bends(z, v, axes))  # (d, P, D)
     G = torch.einsum("iPD,jPD->Pij", J, J)
     factor, info = torch.linalg.cholesky_ex(G)
     factor = torch.where((info == 0)[:, None, None], factor, torch.nan)

@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ..metrics import Metric
+from ..metrics import Metric, need_metric
 from . import _store
 from ._blocks import Block, Problem, Result, compute, one_thread, packed, unpacked
 from ._fingerprint import digest
 from ._record import Record
 from ._solvers.newton import Newton
+from .connect import need_solver
 from .geodesic import Status
 from .graph import LatentGraph
 
@@ -175,7 +176,7 @@ def pairwise_distances(
             [0.5000, 0.0000, 0.5000],
             [0.5000, 0.5000, 0.0000]], dtype=torch.float64)
     """
-    _check(metric, X, Y, graph, refine, solver)
+    _check(metric, X, Y, graph, refine, solver, n_jobs)
     X, Y = X.detach(), None if Y is None else Y.detach()
     solver = (Newton() if solver is None else solver) if refine else None
     shape = (len(X), len(X) if Y is None else len(Y))
@@ -212,9 +213,8 @@ def pairwise_distances(
 # --- the problem ------------------------------------------------------------------------------------------------------
 
 
-def _check(metric: Metric, X: Any, Y: Any, graph: Any, refine: bool, solver: Any) -> None:
-    if not isinstance(metric, Metric):
-        raise TypeError(f"`metric` must be a Metric, got {type(metric).__name__}; wrap a map with PullbackMetric")
+def _check(metric: Metric, X: Any, Y: Any, graph: Any, refine: bool, solver: Any, n_jobs: Any) -> None:
+    need_metric(metric)
     for name, Z in (("X", X), ("Y", Y)):
         if name == "Y" and Z is None:
             continue
@@ -236,8 +236,9 @@ def _check(metric: Metric, X: Any, Y: Any, graph: Any, refine: bool, solver: Any
         raise TypeError(f"`refine` must be True or False, got {refine!r}")
     if solver is not None and not refine:
         raise ValueError(f"`solver` must come with refine=True, got {solver!r} without")
-    if solver is not None and not hasattr(solver, "solve"):
-        raise TypeError(f"`solver` must be a solver such as Newton(), got {solver!r}")
+    need_solver(solver)
+    if n_jobs is not None and (not isinstance(n_jobs, int) or isinstance(n_jobs, bool) or n_jobs == 0):
+        raise ValueError(f"`n_jobs` must be None or an integer other than 0, such as 2 or -1, got {n_jobs!r}")
     if graph is None:
         return
     if not isinstance(graph, LatentGraph):

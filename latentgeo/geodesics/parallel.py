@@ -12,7 +12,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from .._calculus import check_like
+from .._calculus import as_tolerance, check_like
 from ..metrics import Metric
 from .curve import Curve, curve_groups
 from .geodesic import Geodesic
@@ -63,7 +63,7 @@ def transport(path: Geodesic, u: Tensor, *, rtol: float | None = None) -> Tensor
     if not isinstance(path, Geodesic):
         raise TypeError(f"`path` must be a Geodesic, from connect or shoot, got {type(path).__name__}")
     check_like(u, path.z, "u")
-    rtol = rtol or (1e-6 if u.dtype == torch.float64 else 1e-3)
+    rtol = as_tolerance(rtol, u.dtype)
     n, d = path.z.shape[-2:]
     u = vectors_along(path, u, "u")
     B = path.length.numel()

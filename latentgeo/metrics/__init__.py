@@ -5,11 +5,12 @@ A metric takes any callable; it does not know what a decoder or a checkpoint is.
 
 from __future__ import annotations
 
-from .base import Metric, TensorMetric
+from .base import Metric, need_metric
 from .closed_form import Euclidean, HalfPlane, PoincareBall, Sphere
 from .matrix_free import LinearSolution, LogVolumeEstimate, conjugate_gradients
 from .pullback import ExpectedMetric, FisherRaoMetric, PullbackMetric
 from .shaped import LocalDiagonalMetric, conformal
+from .tensor import TensorMetric
 
 __all__ = [
     "Euclidean",
@@ -26,4 +27,5 @@ __all__ = [
     "TensorMetric",
     "conformal",
     "conjugate_gradients",
+    "need_metric",
 ]

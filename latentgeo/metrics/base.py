@@ -19,7 +19,7 @@ from .._calculus.embedding import mark_constant
 from .._calculus.linalg import cholesky, half_log_det, solve
 from . import curvature, matrix_free
 
-__all__ = ["Metric", "TensorMetric", "check_period"]
+__all__ = ["Metric", "check_period", "need_metric"]
 
 
 class Metric(abc.ABC):
@@ -394,51 +394,7 @@ def check_period(period: Sequence[float | None] | None, dim: int | None) -> tupl
     return tuple(None if p is None else float(p) for p in period)
 
 
-class TensorMetric(Metric):
-    """A metric given by its tensor alone.
-
-    Parameters
-    ----------
-    function : callable
-        Maps codes (*batch, d) to symmetric positive definite tensors (*batch, d, d). Built from differentiable torch
-        operations; a Jacobian in it must come from `Embedding.jacobian` (differentiable once) or reverse mode.
-    dim : int, optional
-        Latent dimension; None accepts any.
-    period : sequence of (float or None), optional
-        Period of each latent coordinate, None where it has none.
-
-    Raises
-    ------
-    ValueError
-        From `tensor`, if the function returns another shape or an asymmetric tensor.
-
-    Examples
-    --------
-    >>> half_plane = TensorMetric(lambda z: torch.eye(2) / z[..., 1, None, None] ** 2, dim=2)
-    >>> half_plane.norm(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0]))
-    tensor(0.5000)
-    """
-
-    def __init__(
-        self,
-        function: Callable[[Tensor], Tensor],
-        dim: int | None = None,
-        *,
-        period: Sequence[float | None] | None = None,
-    ) -> None:
-        if not callable(function):
-            raise TypeError(f"`function` must be callable, got {type(function).__name__}")
-        self.function = function
-        self.dim = dim
-        self.period = check_period(period, dim)
-        self._frozen = True
-
-    def tensor(self, z: Tensor) -> Tensor:
-        """Metric tensor at codes (*batch, d), shape (*batch, d, d)."""
-        self.check(z)
-        G = self.function(z)
-        want = (*z.shape, z.shape[-1])
-        if not isinstance(G, Tensor) or G.shape != want:
-            got = tuple(G.shape) if isinstance(G, Tensor) else type(G).__name__
-            raise ValueError(f"`function` must return metric tensors of shape {want}, got {got}")
-        return G
+def need_metric(metric: object, or_else: str = "wrap a map with PullbackMetric") -> None:
+    """Raise TypeError unless it is a metric."""
+    if not isinstance(metric, Metric):
+        raise TypeError(f"`metric` must be a Metric, got {type(metric).__name__}; {or_else}")

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from .._calculus import Embedding
-from .base import Metric, TensorMetric
+from .base import Metric, need_metric
 from .pullback import PullbackMetric
+from .tensor import TensorMetric
 
 __all__ = ["LocalDiagonalMetric", "conformal"]
 
@@ -48,8 +49,7 @@ def conformal(metric: Metric, scale: Callable[[Tensor], Tensor]) -> Metric:
     >>> slow.norm(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
     tensor(2.)
     """
-    if not isinstance(metric, Metric):
-        raise TypeError(f"`metric` must be a Metric, got {type(metric).__name__}")
+    need_metric(metric)
     if not callable(scale):
         raise TypeError(f"`scale` must be callable, got {type(scale).__name__}")
     if metric.ambient is not None:

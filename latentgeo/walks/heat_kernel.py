@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..geodesics import Geodesic, Newton, connect, differential_exp
 from ..geodesics.maps import verified
-from ..metrics import Metric
+from ..metrics import Metric, need_metric
 
 __all__ = ["heat_kernel"]
 
@@ -90,8 +90,7 @@ def heat_kernel(
     """
     if form not in ("van-vleck", "kalatzis"):
         raise ValueError(f"`form` must be 'van-vleck' or 'kalatzis', got {form!r}")
-    if not isinstance(metric, Metric):
-        raise TypeError(f"`metric` must be a Metric, got {type(metric).__name__}; wrap a map with PullbackMetric")
+    need_metric(metric)
     metric.check(a, name="a")
     metric.check(b, name="b")
     times = torch.as_tensor(t, device=a.device).double()

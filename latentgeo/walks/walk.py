@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .._calculus import RankError
-from ..metrics import Metric
+from ..metrics import Metric, need_metric
 from ._local import in_chunks
 from ._random import generator, normal
 from .kinds import FAILED, FINE, OUTSIDE, ROUGH, SINGULAR, Brownian, Kind, as_kind
@@ -292,8 +292,7 @@ def _advance(kind: Kind, metric: Metric, z: Tensor, xi: Tensor, step_size: float
 
 def check_walk(metric: Metric, z: Tensor, *, n_steps: int, step_size: float, every: int) -> None:
     """Raise unless the arguments that all walks share make sense."""
-    if not isinstance(metric, Metric):
-        raise TypeError(f"`metric` must be a Metric, got {type(metric).__name__}; wrap a map with PullbackMetric")
+    need_metric(metric)
     metric.check(z)
     for name, count in (("n_steps", n_steps), ("every", every)):
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:

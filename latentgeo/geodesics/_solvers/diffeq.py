@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._calculus import as_tolerance
 from ...metrics import Metric
 from .._ode import Flow, Hermite, Shot, acceleration
 from ..curve import Curve
@@ -127,7 +128,7 @@ class TorchDiffEq:
                 "max_num_steps": self.max_steps,
                 "step_t": times[1:],
             }
-        rtol = self.rtol or (1e-6 if z.dtype == torch.float64 else 1e-3)
+        rtol = as_tolerance(self.rtol, z.dtype)
         size = torch.linalg.vector_norm(v.double(), dim=-1)[:, None, None].expand(-1, 2, z.shape[-1])
         y = torch.stack([z, v], 1).double()
         try:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._calculus import BlockTridiagonal
+from ..._calculus import BlockTridiagonal, as_tolerance
 from ...metrics import Metric
 from ..curve import Curve, arc_length, equal_speed
 from ..geodesic import Status
@@ -56,7 +56,7 @@ def check_options(
 
 def tolerance(residual_tol: float | None, z: Tensor) -> float:
     """The residual to stop at: 1e-6 in float64 and 1e-3 in float32, unless given."""
-    return residual_tol or (1e-6 if z.dtype == torch.float64 else 1e-3)
+    return as_tolerance(residual_tol, z.dtype, "residual_tol")
 
 
 def doubled(n_points: int, max_points: int) -> list[int]:

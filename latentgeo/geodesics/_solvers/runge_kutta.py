@@ -10,7 +10,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from ..._calculus import DEFAULT_MAX_BYTES
+from ..._calculus import DEFAULT_MAX_BYTES, as_tolerance
 from ...metrics import Metric
 from .._ode import LONGEST, Dense, Flow, Hermite, Shot, integrate, lengths
 from ..curve import Curve
@@ -76,7 +76,7 @@ class RungeKutta:
             raise ValueError(f"`checked` must be True or False, got {self.checked!r}")
 
     def _rtol(self, z: Tensor) -> float:
-        return self.rtol or (1e-6 if z.dtype == torch.float64 else 1e-3)
+        return as_tolerance(self.rtol, z.dtype)
 
     def follow(self, metric: Metric, z: Tensor, v: Tensor, *, path: bool) -> Shot:
         """Follow geodesics from codes z with velocities v (B, d), finite and not zero."""
