@@ -146,7 +146,7 @@ def surface(
             "aspectmode": "data",
             "annotations": notes,
             "domain": {"x": [0.0, 1.0], "y": [0.06, 1.0]},
-            "camera": {"eye": {"x": 1.2, "y": -1.2, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.08}},
+            "camera": {"eye": {"x": 1.36, "y": -1.36, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.16}},
         },
         legend={"x": 0.0, "y": 0.0, "xanchor": "left", "yanchor": "bottom", "orientation": "h"},
     )  # fmt: skip
