@@ -33,6 +33,7 @@ class State:
     logs: Logs
     rays: Rays | None
     normal: Normalizer
+    pace: Tensor  # (K,): the part of its step that a component tries first
 
 
 @dataclasses.dataclass
@@ -101,7 +102,8 @@ def initial(
     S = _checked(S)
     weights = mass / mass.sum() if weights is None else weights
     rays = space.rays(place, S, everyone)
-    return State(place, S, weights, logs, rays, space.normalizer(rays, S))
+    pace = torch.ones(K, dtype=torch.float64)
+    return State(place, S, weights, logs, rays, space.normalizer(rays, S), pace)
 
 
 def _value(logs: Logs, S: Tensor, normal: Normalizer, share: Tensor, reg: float) -> Tensor:
@@ -113,13 +115,13 @@ def _value(logs: Logs, S: Tensor, normal: Normalizer, share: Tensor, reg: float)
     return torch.where(out | ~value.isfinite(), -torch.inf, value)
 
 
-def _transport_map(M: Tensor, D: Tensor, share: float = 1.0) -> Tensor:
+def _transport_map(M: Tensor, D: Tensor, share: float | Tensor = 1.0) -> Tensor:
     """The symmetric map that carries normal distributions of covariance M to D, or part of the way there."""
     r = root(M)
     inverse = torch.linalg.inv(r)
     T = inverse @ root(r @ D @ r) @ inverse
     eye = torch.eye(M.shape[-1], dtype=M.dtype)
-    return eye + share * (T - eye)
+    return eye + torch.as_tensor(share, dtype=M.dtype)[..., None, None] * (T - eye)
 
 
 def _wanted(state: State, share: Tensor, step: Tensor, reg: float) -> Tensor:
@@ -150,14 +152,16 @@ def _stepped(space: Space, Z: Tensor, state: State, responsibilities: Tensor, to
     full = torch.einsum("kij,kj->ki", S, gradient)
     full = torch.where(full.isfinite().all(-1)[:, None], full, 0.0)
     before = _value(state.logs, S, normal, share, reg)
-    out = dataclasses.replace(state, weights=mass / mass.sum())
+    pace = state.pace.clone()
+    out = dataclasses.replace(state, weights=mass / mass.sum(), pace=pace)
     promise = _promise(state, full, _checked(_wanted(state, share, full, reg)))
     cheap = state.rays is None  # Euclidean space
     live = (torch.isfinite(promise) if cheap else promise > _IDLE * tol).nonzero()[:, 0]
-    for scale in _SCALES:
+    for part in _SCALES:
         if len(live) == 0:
             break
-        step = torch.zeros_like(full).index_copy(0, live, scale * full[live])
+        scale = part * state.pace
+        step = torch.zeros_like(full).index_copy(0, live, scale[live, None] * full[live])
         place, failed = space.carry(state.place, step)
         ask = live[~failed[live]]
         if len(ask) == 0:
@@ -172,6 +176,7 @@ def _stepped(space: Space, Z: Tensor, state: State, responsibilities: Tensor, to
         ahead = space.normalizer(rays, there)
         value = _value(state.logs.replaced(ask, logs), there, ahead, share, reg)
         good = ask[value[ask] >= before[ask] - _SLACK * tol]
+        pace[good] = (scale[good] * (2.0 if part == 1.0 else 1.0)).clamp_max(1.0)
         out = _taken(out, good, place, there, logs, rays, ahead)
         live = live[~torch.isin(live, good)]
     return _reshaped(space, out, share, live, before, reg) if len(live) else out
@@ -191,6 +196,7 @@ def _taken(
         state.logs if logs is None else state.logs.replaced(index, logs),
         state.rays if rays is None or state.rays is None else state.rays.replaced(index, rays),
         Normalizer(**put),
+        state.pace,
     )
 
 

@@ -6,17 +6,20 @@ In Euclidean space all are closed forms; elsewhere they are geodesics, solved fo
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..geodesics import LatentGraph, shoot, transport
+from ..geodesics import LatentGraph, Newton, shoot, transport
+from ..geodesics.connect import default_solver
 from ..geodesics.curve import Curve
 from ..metrics import Metric
 from ._descent import rays as geodesics
-from ._land_rays import Design, Normalizer, Rays, cast, fields, initial_solver, normalizer
+from ._land_cast import cast, fields, initial_solver
+from ._land_rays import Design, Normalizer, Rays, normalizer
 
 __all__ = ["Curved", "Flat", "Logs", "Place", "Space"]
 
@@ -146,6 +149,13 @@ class Curved(Space):
     ) -> None:
         self.metric, self.graph, self.design = metric, graph, design
         self.solver, self.shooter, self.tol, self.paper = solver, shooter, tol, paper
+
+    def rough(self) -> Curved:
+        """The same with geodesics good enough for pictures."""
+        other = copy.copy(self)
+        if self.solver is None and isinstance(default_solver(self.design.directions.shape[1]), Newton):
+            other.solver = Newton(rtol=1e-2, max_points=129)
+        return other
 
     def _like(self, x: Tensor) -> Tensor:
         return x.to(dtype=self.metric.dtype or torch.float64, device=self.metric.device)

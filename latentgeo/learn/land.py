@@ -308,13 +308,19 @@ class LAND(Geometric, DensityMixin, BaseEstimator):
 
     # --- use --------------------------------------------------------------------------------------------------------
 
-    def _joint(self, X: ArrayLike) -> tuple[Tensor, Tensor, NDArray[Any]]:
-        """Weighted log-densities (K, n) and those of the mixture (n,), Riemannian, and the codes."""
+    def _joint(self, X: ArrayLike, *, rough: bool = False) -> tuple[Tensor, Tensor, NDArray[Any]]:
+        """Weighted log-densities (K, n) and those of the mixture (n,), Riemannian, and the codes.
+
+        `rough`: by geodesics to 1 % of their lengths.
+        """
         codes = self._codes(X, reset=False)
         Z = as_tensor(self._metric, codes).double().cpu()
         with torch.no_grad():
-            logs = self._space.logs(self._place, Z, torch.arange(len(self._S)))
-            state = State(self._place, self._S, torch.as_tensor(self.weights_), logs, None, self._normal)
+            space = self._space.rough() if rough and isinstance(self._space, Curved) else self._space
+            logs = space.logs(self._place, Z, torch.arange(len(self._S)))
+            state = State(
+                self._place, self._S, torch.as_tensor(self.weights_), logs, None, self._normal, torch.ones(len(self._S))
+            )
             return *expect(state), codes
 
     def score_samples(self, X: ArrayLike) -> Array:
@@ -329,11 +335,16 @@ class LAND(Geometric, DensityMixin, BaseEstimator):
         ndarray of shape (n_samples,)
             Minus infinity where no geodesic to any mean was found.
         """
-        _, whole, codes = self._joint(X)
+        return self._scored(X)[0]
+
+    def _scored(self, X: ArrayLike) -> tuple[Array, NDArray[np.intp]]:
+        """What `score_samples` and `predict` say."""
+        joint, whole, codes = self._joint(X)
+        label = torch.where(whole > -torch.inf, joint.argmax(0), -1)
         if self.measure == "lebesgue":
             with torch.no_grad():
                 whole = whole + self._metric.log_volume(self._tensor(codes)).double().cpu()
-        return np.asarray(whole.numpy())
+        return np.asarray(whole.numpy()), np.asarray(label.numpy())
 
     def score(self, X: ArrayLike, y: Any = None) -> float:
         """Mean log-density of codes."""
@@ -346,18 +357,17 @@ class LAND(Geometric, DensityMixin, BaseEstimator):
 
     def predict(self, X: ArrayLike) -> NDArray[np.intp]:
         """The likeliest component of each code, (n_samples,); −1 where no component is in reach."""
-        joint, whole, _ = self._joint(X)
-        return np.asarray(torch.where(whole > -torch.inf, joint.argmax(0), -1).numpy())
+        return self._scored(X)[1]
 
     def fit_predict(self, X: ArrayLike, y: Any = None) -> NDArray[np.intp]:
         """Fit, and say the likeliest component of each code."""
         return self.fit(X).predict(X)
 
     def sample(self, n_samples: int = 1) -> tuple[Array, NDArray[np.intp]]:
-        """Draw codes by rejection: normal tangent vectors, kept in proportion to the change of volume.
+        """Draw codes by rejection, of tangent vectors that the rays of the constant foretell.
 
-        The proportion's bound is the greatest change of volume met so far, the rays' included; vectors beyond the
-        segment domain are refused. In Euclidean space nothing is refused.
+        The bound is the greatest ratio met so far of a vector's change of volume to the nearest ray's; vectors beyond
+        the segment domain are refused. In Euclidean space nothing is refused.
 
         Parameters
         ----------

@@ -30,7 +30,7 @@ _SHARES = (0.95, 0.8, 0.5)  # of the probability, within the contours
 _COLOURS = ("#8fd3ff", "#ffffff", "#ffb347")
 _DASHES = ("dot", "dash", "solid")
 _ROOM = 1.7  # size of the map over that of the codes: the regions with most of the probability reach beyond them
-_FAR = 6.0  # standard deviations beyond which nothing is drawn
+_FAR = 4.5  # standard deviations beyond which nothing is drawn
 _SLACK = 0.9  # graph distances exceed geodesic ones by less
 
 
@@ -187,7 +187,7 @@ def _log_density(model: LAND, points: Tensor) -> NDArray[Any]:
         near = (_SLACK * away < _FAR * model.scales_[:, -1:]).any(0)
     out = np.full(len(points), -np.inf)
     if near.any():
-        _, whole, _ = model._joint(points.numpy()[near])
+        _, whole, _ = model._joint(points.numpy()[near], rough=True)
         out[near] = whole.numpy()
     return out
 
