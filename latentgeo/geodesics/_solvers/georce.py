@@ -190,9 +190,12 @@ class _Descent:
         # Σ_{j>t} of the nodes' gradients, for every segment t
         later = torch.cat([at_node.flip(1).cumsum(1).flip(1), torch.zeros_like(g[:, :1])], 1)
         scale = G.diagonal(dim1=-2, dim2=-1).mean((-2, -1))
-        floor = (1e-12 * scale)[:, None, None, None] * torch.eye(G.shape[-1], dtype=G.dtype, device=G.device)
-        factor, _ = torch.linalg.cholesky_ex((G + floor).nan_to_num(0.0, 0.0, 0.0))
-        inverse = torch.cholesky_inverse(factor)
+        eye = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device)
+        floor = (1e-12 * scale)[:, None, None, None] * eye
+        factor, info = torch.linalg.cholesky_ex((G + floor).nan_to_num(0.0, 0.0, 0.0))
+        singular = (info > 0)[..., None, None]
+        inverse = torch.cholesky_inverse(torch.where(singular, eye, factor))
+        inverse = torch.where(singular, torch.nan, inverse)
         total = torch.linalg.inv_ex(inverse.sum(1))[0]
         pulled = torch.einsum("Bnij,Bnj->Bi", inverse, later)
         mu = -torch.einsum("Bij,Bj->Bi", total, 2 * (z[:, -1] - z[:, 0]) + pulled)
