@@ -1,6 +1,7 @@
 """Make the pictures of docs/pictures.md again: `python docs/make_images.py [NAME ...] [--theme dark] [--out DIR]`.
 
 From the shipped checkpoints alone; needs Chromium or Chrome. Each picture has at most 256 colours, to stay small.
+The first page's picture, images/demo.png, is what `latentgeo demo` writes to demo/demo.png.
 """
 
 # ruff: noqa: D103 - each function is one entry of the gallery, and says what in its name
@@ -34,8 +35,12 @@ def figure(function: Callable[[], go.Figure]) -> Callable[[], go.Figure]:
 
 
 @cache
+def shipped(name: str) -> lg.LatentModel:
+    return lg.load(HERE.parent / "checkpoints" / f"{name}.safetensors")
+
+
 def digits() -> lg.LatentModel:
-    return lg.load(HERE.parent / "checkpoints" / "digits-2d.safetensors")
+    return shipped("digits-2d")
 
 
 @cache
@@ -140,6 +145,17 @@ def land() -> go.Figure:
 @figure
 def manifold() -> go.Figure:
     return plot.manifold(digits().decoder, n=14)
+
+
+@figure
+def samples() -> go.Figure:
+    names = {"digits, d = 2": "digits-2d", "MNIST, d = 2": "mnist-2d", "MNIST, d = 10": "mnist-conv-10d"}
+    return plot.samples({name: shipped(file).decoder for name, file in names.items()})
+
+
+@figure
+def traversals() -> go.Figure:
+    return plot.traversals(shipped("mnist-conv-10d").decoder, axes=range(5))
 
 
 @figure
