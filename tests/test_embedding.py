@@ -341,3 +341,16 @@ def test_bad_arguments(kwargs, error, words):
 def test_probing_an_unknown_dimension_needs_codes():
     with pytest.raises(ValueError, match="`z` must be given"):
         Embedding(lambda z: z).probe()
+
+
+def test_bends_are_jacobian_and_second_derivatives():
+    phi = Embedding(lambda z: torch.stack([z[..., 0] * z[..., 1], z[..., 0].sin(), z[..., 1].exp()], -1))
+    z, v = torch.tensor([[0.3, -0.2], [1.0, 0.5]]).double(), torch.tensor([[1.0, 2.0], [0.5, -1.0]]).double()
+    U = torch.stack([v, torch.tensor([[0.0, 1.0], [1.0, 1.0]]).double()])
+    J, bends = phi.bends(z, v, U)
+    assert_close(J, phi.pushforward_basis(z), rtol=1e-14, atol=1e-14)
+    for u, bend in zip(U, bends, strict=True):
+        x, y = z.unbind(-1)
+        cross = v[:, 0] * u[:, 1] + v[:, 1] * u[:, 0]
+        exact = torch.stack([cross, -x.sin() * v[:, 0] * u[:, 0], y.exp() * v[:, 1] * u[:, 1]], -1)
+        assert_close(bend, exact, rtol=1e-13, atol=1e-14)

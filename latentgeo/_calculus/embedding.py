@@ -313,6 +313,21 @@ class Embedding:
         y = torch.cat(out) if out else z.new_empty(0, self.out_dim(z))
         return mark_constant(y.reshape((*z.shape[:-1], y.shape[-1])), "second", z, u, v)
 
+    def bends(self, z: Tensor, v: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
+        """J (d, B, D) and φ''[v, u] for m vectors U (m, B, d) at codes (B, d): (m, B, D). Not differentiable.
+
+        From one graph where reverse mode is right, for less than half the cost of `pushforward_basis` and `second`.
+        """
+        self._check(z)
+        report = self.probe(z)
+        if not (report.together and report.second == "triple reverse") or z.shape[0] == 0:
+            m = U.shape[0]
+            return self.pushforward_basis(z), self.second(z.expand(m, *z.shape), v.expand(m, *v.shape), U)
+        z, v, U = (t.detach().contiguous() for t in (z, v, U))
+        parts = [paths.bends(self._derived, z[s], v[s], U[:, s]) for s in self.chunks(z, 8 + 2 * U.shape[0])]
+        J, bends = (torch.cat(each, 1) for each in zip(*parts, strict=True))
+        return J, bends
+
     # --- the three primitives, on flat batches ----------------------------------------------------------------------
 
     def _push(self, z: Tensor, V: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import differences as fd
 
-__all__ = ["FIRST", "HESSIAN", "PULLBACK", "SECOND", "Function", "basis", "plain_kernels", "together"]
+__all__ = ["FIRST", "HESSIAN", "PULLBACK", "SECOND", "Function", "basis", "bends", "plain_kernels", "together"]
 
 Function = Callable[[Tensor], Tensor]
 
@@ -196,6 +196,18 @@ def triple_reverse(f: Function, z: Tensor, u: Tensor, v: Tensor) -> Tensor:
         w = torch.zeros_like(y, requires_grad=True)
         Hu = _grad(_grad(y, x, w, create_graph=True), x, u, create_graph=True)
         return _grad(Hu, w, v)
+
+
+def bends(f: Function, z: Tensor, v: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
+    """J (d, B, D), and f''[v, u] for m vectors U (m, B, d): (m, B, D), as `triple_reverse`, from one graph."""
+    with torch.enable_grad():
+        x = z.detach().requires_grad_()
+        y = f(x)
+        w = torch.zeros_like(y, requires_grad=True)
+        g = _grad(y, x, w, create_graph=True)
+        J = torch.stack([_grad(g, w, e) for e in basis(z)])
+        Hv = _grad(g, x, v, create_graph=True)
+        return J, torch.stack([_grad(Hv, w, u) for u in U])
 
 
 def first_differences(f: Function, z: Tensor, u: Tensor, v: Tensor) -> Tensor:

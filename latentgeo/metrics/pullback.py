@@ -196,12 +196,15 @@ class PullbackMetric(Metric):
         check_like(v, z, "v")
 
         def compute(z: Tensor, v: Tensor) -> Tensor:
-            J = self.embedding.pushforward_basis(z)
+            exact = self.embedding.probe(z).second == "triple reverse"
+            if exact:  # one second derivative of φ, whatever d
+                J, bend = self.embedding.bends(z, v, v[None])
+            else:
+                J = self.embedding.pushforward_basis(z)
             AJ = self._lowered(z, J)
             rows, columns = J.movedim(0, 1), AJ.movedim(0, 1)
-            if self.embedding.probe(z).second == "triple reverse":
-                # one second derivative of φ, whatever d, where it is exact
-                lower = (columns @ self.embedding.second(z, v, v)[..., None])[..., 0]
+            if exact:
+                lower = (columns @ bend[0, ..., None])[..., 0]
             else:
                 bend = self.embedding.hvp_stack(z, AJ, v.expand(J.shape[0], *v.shape))
                 lower = torch.einsum("kBi,Bi->Bk", bend, v)
