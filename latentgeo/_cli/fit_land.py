@@ -150,7 +150,7 @@ def fit_land(
     typer.echo(f"wrote {out}")
     if html is not None:
         mixture = GaussianMixture(components, random_state=seed).fit(Z.astype(np.float64))
-        figure = plot.land(land, mixture=mixture, codes=Z)
+        figure = plot.land(land, mixture=mixture, codes=Z, contour_resolution=40)
         typer.echo(f"wrote {plot.write_html(figure, html, title=f'Densities on {source.path.name}')}")
         if png:
             typer.echo(f"wrote {plot.write_figure(figure, html.with_suffix('.png'))}")

@@ -25,7 +25,7 @@ from ._land_checks import checked
 from ._land_em import Fit, State, expect, fit, initial
 from ._land_rays import Design
 from ._land_sample import draw
-from ._land_space import Curved, Flat, Space
+from ._land_space import Curved, Flat, Logs, Space
 from ._spaces import fitted_graph
 from .kmeans import GeodesicKMeans
 
@@ -308,16 +308,23 @@ class LAND(Geometric, DensityMixin, BaseEstimator):
 
     # --- use --------------------------------------------------------------------------------------------------------
 
-    def _joint(self, X: ArrayLike, *, rough: bool = False) -> tuple[Tensor, Tensor, NDArray[Any]]:
+    def _joint(self, X: ArrayLike, *, near: Tensor | None = None) -> tuple[Tensor, Tensor, NDArray[Any]]:
         """Weighted log-densities (K, n) and those of the mixture (n,), Riemannian, and the codes.
 
-        `rough`: by geodesics to 1 % of their lengths.
+        With `near` (K, n) each component's are of those codes only, by geodesics to 1 % of their lengths.
         """
         codes = self._codes(X, reset=False)
         Z = as_tensor(self._metric, codes).double().cpu()
         with torch.no_grad():
-            space = self._space.rough() if rough and isinstance(self._space, Curved) else self._space
-            logs = space.logs(self._place, Z, torch.arange(len(self._S)))
+            everyone = torch.arange(len(self._S))
+            if near is None or not isinstance(self._space, Curved):
+                logs = self._space.logs(self._place, Z, everyone)
+            else:
+                xi, lost = Z.new_zeros(*near.shape, Z.shape[1]), torch.ones_like(near)
+                for k, some in ((k, some) for k, some in enumerate(near) if bool(some.any())):
+                    part = self._space.rough().logs(self._place, Z[some], everyone[k : k + 1])
+                    xi[k, some], lost[k, some] = part.xi[k], part.lost[k]
+                logs = Logs(xi, lost, lost)
             state = State(
                 self._place, self._S, torch.as_tensor(self.weights_), logs, None, self._normal, torch.ones(len(self._S))
             )

@@ -178,17 +178,17 @@ _MARGIN = {"l": 82, "r": 128, "t": 120, "b": 72}
 
 def _log_density(model: LAND, points: Tensor) -> NDArray[Any]:
     """Riemannian log-densities; minus infinity, unsolved, where the graph says that all means are far away."""
-    near = np.ones(len(points), dtype=bool)
+    near = np.ones((len(model.means_), len(points)), dtype=bool)
     graph = getattr(model, "graph_", None)
     if graph is not None:
         to = model._tensor(model.means_)
         with torch.no_grad():
             away = graph.distances(to, model._tensor(points.numpy())).double().cpu().numpy()
-        near = (_SLACK * away < _FAR * model.scales_[:, -1:]).any(0)
+        near = _SLACK * away < _FAR * model.scales_[:, -1:]
     out = np.full(len(points), -np.inf)
-    if near.any():
-        _, whole, _ = model._joint(points.numpy()[near], rough=True)
-        out[near] = whole.numpy()
+    if (some := near.any(0)).any():
+        _, whole, _ = model._joint(points.numpy()[some], near=torch.as_tensor(near[:, some]))
+        out[some] = whole.numpy()
     return out
 
 
