@@ -154,8 +154,12 @@ class MidpointProducts(Products):
 
     def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         value, noise = self.energy.value(z)
-        parts = [self._slope(z[group]) for group in self.groups(z)]
-        return value, noise, (z.shape[1] - 1) * torch.cat(parts).double()
+        slope = torch.full_like(z[:, 1:-1], torch.nan, dtype=torch.float64)
+        finite = value.isfinite()  # elsewhere there is nothing to differentiate
+        if bool(finite.any()):
+            some = z[finite]
+            slope[finite] = torch.cat([self._slope(some[group]) for group in self.groups(some)]).double()
+        return value, noise, (z.shape[1] - 1) * slope
 
     def _slope(self, z: Tensor) -> Tensor:
         y = self.energy._edges(z)
