@@ -454,3 +454,11 @@ def test_same_metric_by_tensor():
     a, b, exact = SPHERE_BY_TENSOR.pairs(12)
     path = connect(SPHERE_BY_TENSOR.metric, a[:3], b[:3], solver=Shooting(rtol=1e-5))
     assert_close(path.length, exact[:3], rtol=1e-5, atol=0)
+
+
+def test_no_velocity_leads_nowhere_even_where_the_metric_is_not_finite():
+    z = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.1, 0.0]], dtype=torch.float64)
+    path = shoot(PoincareBall(2), z, torch.zeros_like(z))
+    assert torch.equal(path.length, torch.zeros(3).double())
+    assert torch.equal(path.length_error, torch.zeros(3).double())
+    assert torch.equal(path(0.7)[:, 0], z)

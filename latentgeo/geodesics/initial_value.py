@@ -151,7 +151,11 @@ class Shots:
         z = self.z.new_full((B, n, d), torch.nan)
         points = torch.zeros(B, dtype=torch.long, device=device)
         drift = torch.full((B,), torch.nan, dtype=torch.float64, device=device)
-        speed = torch.where(self.reached.isfinite(), lengths(self.metric, self.z, self.v[:, None])[:, 0], torch.nan)
+        speed = torch.where((self.v == 0).all(-1), 0.0, torch.nan).double()  # whoever stays needs no metric
+        moved = (self.reached.isfinite() & (speed != 0)).nonzero()[:, 0]
+        if len(moved):
+            speed[moved] = lengths(self.metric, self.z[moved], self.v[moved, None])[:, 0]
+        speed = torch.where(self.reached.isfinite(), speed, torch.nan)
         for index, curve in self.pieces:
             z[index] = curve.nodes if curve.n == n else curve(times)
             points[index] = curve.n
@@ -179,6 +183,11 @@ def _drift(metric: Metric, curve: Curve, speed: Tensor) -> Tensor:
     z, v = curve(t), curve.velocity(t)
     known = v.isfinite().all(-1) & z.isfinite().all(-1)
     safe = torch.where(known[..., None], z, z[:, :1])
-    now = metric.norm(safe, torch.where(known[..., None], v, 0.0)).double()
-    change = ((now / speed[:, None]).square() - 1).abs()
-    return torch.where(known & (speed > 0)[:, None], change, 0.0).amax(-1)
+    out = torch.zeros_like(speed)
+    moved = (speed > 0).nonzero()[:, 0]
+    if len(moved):
+        known = known[moved]
+        now = metric.norm(safe[moved], torch.where(known[..., None], v[moved], 0.0)).double()
+        change = ((now / speed[moved, None]).square() - 1).abs()
+        out[moved] = torch.where(known, change, 0.0).amax(-1)
+    return out
