@@ -17,6 +17,7 @@ __all__ = ["Curve", "Quadrature", "arc_length", "by_nodes", "curve_groups", "equ
 
 _MOST_SUBSTEPS = 64
 _UNEVEN = 1.5  # longest over mean segment
+_TRUSTED = 0.1  # relative difference up to which a slope of fourth order is believed rather than one of second order
 _DOUBT = 2.0  # on the error of a rule of so few nodes, which need not converge as fast as it will
 
 
@@ -41,18 +42,24 @@ class Curve:
         return Curve(self.nodes[index], linear=self.linear)
 
     def paced_at_ends(self, metric: Metric, speed: Tensor) -> Curve:
-        """The same nodes, left and reached with the given speed (B,): one-sided differences keep direction best.
+        """The same nodes, left and reached with the given speed (B,); one-sided differences give the direction only.
 
-        Where a curve turns within a few nodes of its end they were off by half its speed. Factors stay within [½, 2].
+        Where a curve turns within a few nodes of its end they are off by a multiple of its speed, and low orders know
+        the direction better.
         """
         if self.slopes is None:
             return self
-        out = Curve(self.nodes)
-        at = torch.tensor([0, self.n - 1], device=self.nodes.device)
-        ends = self.slopes[:, at]
-        now = metric.norm(self.nodes[:, at], ends)
+        z, n = self.nodes, self.n
+        at = torch.tensor([0, n - 1], device=z.device)
+        fine = self.slopes[:, at]
+        rough = torch.stack([4 * z[:, 1] - 3 * z[:, 0] - z[:, 2], 3 * z[:, -1] - 4 * z[:, -2] + z[:, -3]], 1)
+        rough = 0.5 * (n - 1) * rough
+        far, size = (torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (fine - rough, rough))
+        ends = torch.where(far > _TRUSTED * size, rough, fine)
+        now = metric.norm(z[:, at], ends)
         factor = speed.to(now)[:, None] / torch.where(now > 0, now, 1.0)
-        factor = torch.where((now > 0) & factor.isfinite(), factor.clamp(0.5, 2.0), 1.0)
+        factor = torch.where((now > 0) & factor.isfinite() & (factor > 0), factor, 1.0)
+        out = Curve(z)
         out.slopes = self.slopes.index_copy(1, at, factor[..., None] * ends)
         return out
 
