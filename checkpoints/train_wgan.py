@@ -1,4 +1,4 @@
-"""Train a generator of MNIST (none is shipped yet): a Wasserstein GAN with gradient penalty, and codes of real images.
+"""Train the shipped generator of MNIST: a Wasserstein GAN with gradient penalty, and codes of real images.
 
 After Gulrajani et al., "Improved training of Wasserstein GANs" (NeurIPS 2017). What is scored: Fréchet distance,
 precision and recall of 10,000 samples against the 10,000 test images, on the features of `features/`, and the error

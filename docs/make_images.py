@@ -118,6 +118,25 @@ def distance_matrix() -> go.Figure:
     return plot.distance_matrix(D, m.labels[:200], units=plot.length_units(metric()))
 
 
+@cache
+def gan() -> lg.LatentModel:
+    return lg.load(HERE.parent / "checkpoints" / "mnist-wgan.safetensors")
+
+
+@figure
+def gan_samples() -> go.Figure:
+    again = gan().decoder.mean(gan().codes[:36]).unflatten(1, gan().decoder.data_shape)
+    return plot.samples({"generated": gan().decoder, "test images, inverted and generated again": again})
+
+
+@figure
+def gan_geodesic() -> go.Figure:
+    z, label = gan().codes[:400], gan().labels[:400]
+    geometry = lg.metric(gan())
+    a, b = (torch.stack([z[label == k][0] for k in ks]) for ks in ((2, 4), (7, 0)))
+    return plot.geodesic(geometry, lg.connect(geometry, a, b, init=lg.LatentGraph(geometry).fit(z), throw=False))
+
+
 @figure
 def clusters() -> go.Figure:
     codes = digits().codes[:500].numpy()

@@ -165,3 +165,20 @@ def test_a_bandwidth_that_no_code_feels_is_named():
     model, digits = lg.load(CHECKPOINTS / "digits-2d.safetensors"), lg.datasets.load_digits()
     with pytest.raises(ValueError, match="`bandwidth` must be large enough"):
         lg.fit_precision(model.decoder, model.codes, digits.data, bandwidth=0.05)
+
+
+def test_the_generator_and_its_inverted_codes():
+    model = lg.load(CHECKPOINTS / "mnist-wgan.safetensors")
+    scores = model.metadata["scores"]
+    assert model.codes.shape == (2000, 8)
+    assert model.decoder.data_shape == (28, 28)
+    assert model.decoder.precision.n_centers == 64
+    assert scores["features"].startswith("mnist classifier")
+    assert scores["inversion_mse"] < scores["inversion_mse_of_encoder"] < scores["inversion_mse_of_mean"]
+    folder = Path(os.environ.get("LATENTGEO_DATA") or "data")
+    if not (folder / "mnist").is_dir():
+        pytest.skip(f"no MNIST in {folder} (set $LATENTGEO_DATA to the folder that has it)")
+    data = load_mnist("test")
+    assert torch.equal(model.labels, data.labels[:2000])
+    error = (model.decoder.mean(model.codes[:1000]) - data.data[:1000]).square().mean()
+    assert float(error) == pytest.approx(scores["inversion_mse"], rel=0.05)
