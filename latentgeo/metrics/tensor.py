@@ -34,6 +34,7 @@ class TensorMetric(Metric):
 
     Examples
     --------
+    >>> import torch
     >>> half_plane = TensorMetric(lambda z: torch.eye(2) / z[..., 1, None, None] ** 2, dim=2)
     >>> half_plane.norm(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0]))
     tensor(0.5000)

@@ -137,6 +137,7 @@ def _heatmap(z: NDArray[Any], order: NDArray[Any], names: NDArray[Any] | None, u
                 "font": {"size": theme.SMALL},
             },
             "tickfont": {"size": theme.SMALL},
+            "ticksuffix": theme.SPACE,
             "thickness": 18,
             "outlinewidth": 0,
         },

@@ -42,6 +42,7 @@ def heatmap(
     bar: dict[str, Any] = {
         "title": {"text": field.bar, "side": "right", "font": {"size": theme.SMALL}},
         "tickfont": {"size": theme.SMALL},
+        "ticksuffix": theme.SPACE,
         "thickness": 18,
         "outlinewidth": 0,
     }

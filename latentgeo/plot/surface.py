@@ -245,6 +245,7 @@ def _skin(seen: NDArray[Any], heights: NDArray[Any], where: NDArray[Any], bar: s
         colorbar={
             "title": {"text": bar, "side": "right", "font": {"size": theme.SMALL}},
             "tickfont": {"size": theme.SMALL},
+            "ticksuffix": theme.SPACE,
             "thickness": 18,
             "len": 0.8,
         },

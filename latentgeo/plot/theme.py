@@ -37,6 +37,7 @@ ON_PAGE = "page"  # `meta` of traces drawn on the page, not over a map: they tak
 WIDTH = 1200  # pixels that layouts are made for
 SIZE = 20  # of text, in pixels: still readable in a picture shrunk to half
 SMALL = 18  # the smallest text that there is
+SPACE = "\u2002"  # after the numbers of a colour bar, which its title would else touch
 LINE = 108  # characters of small text that fit beside a map's margins
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 
