@@ -231,10 +231,7 @@ def _geodesic(metric: Metric, solver: Solver, a: Tensor, out: _Outcome, batch: t
     """Put an outcome into the caller's batch shape, with all curves at the same times."""
     B, d = a.shape
     with torch.no_grad():
-        pieces = [
-            (index, curve.paced_at_ends(metric, out.values["length"][index]) if type(curve) is Curve else curve)
-            for index, curve in out.pieces
-        ]
+        pieces = [(index, curve.paced_at_ends(metric, out.values["length"][index])) for index, curve in out.pieces]
     n = max([curve.n for _, curve in pieces], default=0)
     n = max(n, getattr(solver, "n_points", 33))
     times = torch.linspace(0.0, 1.0, n, dtype=torch.float64, device=a.device)

@@ -27,10 +27,10 @@ class Curve:
     Cubic and C¹ by default; `linear` joins the nodes by straight segments.
     """
 
-    def __init__(self, nodes: Tensor, *, linear: bool = False) -> None:
+    def __init__(self, nodes: Tensor, *, linear: bool = False, slopes: Tensor | None = None) -> None:
         self.nodes = nodes
         self.linear = linear or nodes.shape[1] < 3
-        self.slopes = None if self.linear else _velocities(nodes)
+        self.slopes = None if self.linear else _velocities(nodes) if slopes is None else slopes
 
     @property
     def n(self) -> int:
@@ -39,7 +39,7 @@ class Curve:
 
     def select(self, index: Tensor | slice) -> Curve:
         """The sub-batch of curves at `index`."""
-        return Curve(self.nodes[index], linear=self.linear)
+        return Curve(self.nodes[index], linear=self.linear, slopes=None if self.slopes is None else self.slopes[index])
 
     def paced_at_ends(self, metric: Metric, speed: Tensor) -> Curve:
         """The same nodes, left and reached with the given speed (B,); one-sided differences give the direction only.
@@ -52,16 +52,13 @@ class Curve:
         z, n = self.nodes, self.n
         at = torch.tensor([0, n - 1], device=z.device)
         fine = self.slopes[:, at]
-        rough = torch.stack([4 * z[:, 1] - 3 * z[:, 0] - z[:, 2], 3 * z[:, -1] - 4 * z[:, -2] + z[:, -3]], 1)
-        rough = 0.5 * (n - 1) * rough
+        rough = torch.stack(_at_ends(z), 1)
         far, size = (torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (fine - rough, rough))
         ends = torch.where(far > _TRUSTED * size, rough, fine)
         now = metric.norm(z[:, at], ends)
         factor = speed.to(now)[:, None] / torch.where(now > 0, now, 1.0)
         factor = torch.where((now > 0) & factor.isfinite() & (factor > 0), factor, 1.0)
-        out = Curve(z)
-        out.slopes = self.slopes.index_copy(1, at, factor[..., None] * ends)
-        return out
+        return Curve(z, slopes=self.slopes.index_copy(1, at, factor[..., None] * ends))
 
     def __call__(self, t: Tensor) -> Tensor:
         """Positions at times t, (k,) shared or (B, k) per curve: (B, k, d)."""
@@ -100,14 +97,19 @@ class Curve:
         return out
 
 
+def _at_ends(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivatives at the first and the last node by one-sided differences of second order, (B, d) each."""
+    h = 1.0 / (z.shape[1] - 1)
+    return (4 * z[:, 1] - 3 * z[:, 0] - z[:, 2]) / (2 * h), (3 * z[:, -1] - 4 * z[:, -2] + z[:, -3]) / (2 * h)
+
+
 def _velocities(z: Tensor) -> Tensor:
     """Derivatives at the nodes by differences of fourth order (lower with fewer than five nodes)."""
     n = z.shape[1]
     h = 1.0 / (n - 1)
     if n < 5:
         inner = (z[:, 2:] - z[:, :-2]) / (2 * h)
-        first = (4 * z[:, 1] - 3 * z[:, 0] - z[:, 2]) / (2 * h)
-        last = (3 * z[:, -1] - 4 * z[:, -2] + z[:, -3]) / (2 * h)
+        first, last = _at_ends(z)
         return torch.cat([first[:, None], inner, last[:, None]], 1)
     inner = (8 * (z[:, 3:-1] - z[:, 1:-3]) - (z[:, 4:] - z[:, :-4])) / (12 * h)
     edge = torch.tensor([[-25.0, 48.0, -36.0, 16.0, -3.0], [-3.0, -10.0, 18.0, -6.0, 1.0]]).to(z) / (12 * h)

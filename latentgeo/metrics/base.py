@@ -394,7 +394,7 @@ def check_period(period: Sequence[float | None] | None, dim: int | None) -> tupl
     return tuple(None if p is None else float(p) for p in period)
 
 
-def need_metric(metric: object, or_else: str = "wrap a map with PullbackMetric") -> None:
+def need_metric(metric: object) -> None:
     """Raise TypeError unless it is a metric."""
     if not isinstance(metric, Metric):
-        raise TypeError(f"`metric` must be a Metric, got {type(metric).__name__}; {or_else}")
+        raise TypeError(f"`metric` must be a Metric, got {type(metric).__name__}; wrap a map with PullbackMetric")
