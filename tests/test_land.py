@@ -20,7 +20,8 @@ from latentgeo import plot
 from latentgeo.geodesics import LatentGraph, differential_exp
 from latentgeo.learn import LAND
 from latentgeo.learn._land_em import _transport_map
-from latentgeo.learn._land_rays import Design
+from latentgeo.learn._land_rays import Design, Rays
+from latentgeo.learn._land_sample import _Guess
 from latentgeo.learn._land_space import Curved
 from latentgeo.metrics import PoincareBall, PullbackMetric, Sphere, TensorMetric
 
@@ -551,3 +552,13 @@ def test_scikit_learn_checks(estimator, check):
 @parametrize_with_checks([LAND(WAVE, graph=coarse(WAVE), max_iter=3, n_directions=8, n_radii=8)])
 def test_scikit_learn_checks_with_a_pullback(estimator, check):
     check(estimator)
+
+
+def test_sampling_ends_where_no_ray_could_be_followed():
+    design, eye = Design.draw(2, 16, 8, np.random.RandomState(0)), torch.eye(2, dtype=torch.float64)
+    for volume, end in ((1.0, 0.0), (math.nan, 1.0)):
+        ends = torch.full((1, 16), end, dtype=torch.float64)
+        grown = torch.full((1, 16, 9), volume, dtype=torch.float64)
+        rays = Rays(eye[None], grown, eye.expand(1, 16, 9, 2, 2), ends, ends, ends == 0)
+        with pytest.raises(RuntimeError, match="none of the component's rays could be followed"):
+            _Guess(rays, design, eye[None], 0).draw(5, np.random.RandomState(0))

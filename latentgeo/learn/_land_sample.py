@@ -6,6 +6,7 @@ Caffo, Booth, Davis, "Empirical supremum rejection sampling" (Biometrika 89, 200
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,8 @@ class _Guess:
         d = self.root.shape[-1]
         kept: list[tuple[Tensor, Tensor, Tensor]] = []
         have, most = 0, float((self._density(self.directions) * self.volume).sum(-1).max())
+        if not 0 < most < math.inf:  # no trial would ever be kept
+            raise RuntimeError("no code can be drawn: none of the component's rays could be followed (see `lost_exp_`)")
         while have < count:
             w = torch.as_tensor(rng.standard_normal((2 * count, d)))
             w = w / w.norm(dim=-1, keepdim=True)
