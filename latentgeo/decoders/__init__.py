@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from latentgeo.decoders.convolutional import ConvDecoder, ConvEncoder, ConvHead
 from latentgeo.decoders.decoder import Decoder
+from latentgeo.decoders.ensemble import Ensemble
 from latentgeo.decoders.fit import fit_precision
 from latentgeo.decoders.flows import FlowEncoder, FlowNetwork
 from latentgeo.decoders.heads import MeanAndStd
@@ -35,6 +36,7 @@ __all__ = [
     "ConvHead",
     "Decoder",
     "Deterministic",
+    "Ensemble",
     "Exponential",
     "FlowEncoder",
     "FlowNetwork",

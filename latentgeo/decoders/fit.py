@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latentgeo.decoders.decoder import Core, Decoder
+from latentgeo.decoders.ensemble import Ensemble
 from latentgeo.decoders.likelihoods import Gaussian
 from latentgeo.decoders.precision import PrecisionReport, RBFPrecision
 
@@ -106,8 +107,9 @@ def fit_precision(
     >>> [round(s, 2) for s in fitted.std(torch.tensor([50.0, 0.0])).tolist()]  # far away it saturates at 1e-3 ** -0.5
     [31.62, 31.62]
     """
-    if not isinstance(decoder, Decoder):
-        raise TypeError(f"decoder must be a Decoder (see `wrap`); got {type(decoder).__name__}")
+    if not isinstance(decoder, Decoder) or isinstance(decoder, Ensemble):
+        advice = "fit its members, then make an ensemble of them" if isinstance(decoder, Ensemble) else "see `wrap`"
+        raise TypeError(f"decoder must be a single Decoder; got {type(decoder).__name__}: {advice}")
     _check_options(n_centers, bandwidth, floor, n_iter, min_variance, holdout, max_bytes)
     samples, x = _check_data(decoder, codes, data)
     m, n = samples.shape[:2]

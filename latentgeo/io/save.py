@@ -14,6 +14,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from latentgeo.decoders.decoder import Decoder
+from latentgeo.decoders.ensemble import Ensemble
 from latentgeo.decoders.networks import registered
 from latentgeo.io.model import LatentModel
 from latentgeo.io.native import KEY, MAX_HEADER_BYTES, SCHEMA
@@ -98,6 +99,8 @@ def _version() -> str:
 
 
 def _decoder(decoder: Decoder, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    if isinstance(decoder, Ensemble):
+        raise ValueError("a file holds one decoder; save the members of the ensemble one by one (`ensemble.members`)")
     function, module = decoder._core.function, decoder.module
     owner = function.__self__ if inspect.ismethod(function) else function
     method_ok = not inspect.ismethod(function) or (decoder._entry == "decode" and function.__name__ == "decode")
