@@ -1,7 +1,7 @@
 """Make the pictures of docs/pictures.md again: `python docs/make_images.py [NAME ...] [--theme dark] [--out DIR]`.
 
 From the shipped checkpoints alone; needs Chromium or Chrome. Each picture has at most 256 colours, to stay small.
-The first page's picture, images/demo.png, is what `latentgeo demo` writes to demo/demo.png.
+The first page's picture, images/demo.png, is what `latentgeo demo` writes to demo/index.png.
 """
 
 # ruff: noqa: D103 - each function is one entry of the gallery, and says what in its name

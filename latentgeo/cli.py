@@ -1,7 +1,9 @@
 """The command line: `latentgeo info`, `distances`, `heatmap`, `demo`, and the commands with a module in `_cli`.
 
 Takes and returns files (.npy, .npz, .csv, .parquet, .html); exit code 0 is success, 1 means that some curves failed
-(the results are still written, with their status) or that a report has severe findings, 2 that the input was wrong.
+(the results are still written, with their status) or that a report has severe findings, 2 that the input was wrong,
+130 and 143 that the command was interrupted. `--out` is the file that a command is for; further ones are named after
+their kind (`--html`, `--json`), and all are written whole or not at all.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from typing import Annotated
 
 import typer
 
-from latentgeo._cli import arrays, planes, solving, tables
+from latentgeo._cli import arrays, interrupts, planes, solving, tables
 from latentgeo._cli.cluster import cluster
 from latentgeo._cli.diagnose import diagnose
 from latentgeo._cli.fit_land import fit_land
 from latentgeo._cli.group import Group
+from latentgeo._cli.options import Codes, CodesKey, Device, ImageShape, Png, Precision, Resolution, Rtol, Seed
 from latentgeo._cli.pairwise import pairwise
 from latentgeo._cli.source import Source, place, takes_model
 from latentgeo._cli.train import app as train
@@ -27,8 +30,8 @@ from latentgeo._cli.walk import walk
 app = typer.Typer(
     cls=Group,
     help="The geometry that a trained generative model gives its latent space: distances, geodesics, maps.",
-    epilog="Exit codes: 0 success; 1 some curves failed (results are written, with their status); 2 bad input "
-    "(`--traceback` shows where in the program an error arose).",
+    epilog="Exit codes: 0 success; 1 something failed or did not converge (results are written, with their status); "
+    "2 bad input (`--traceback` shows where in the program an error arose); 130 interrupted; 143 terminated.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -44,26 +47,6 @@ class Term(str, Enum):
     std = "std"
     condition = "condition"
     curvature = "curvature"
-
-
-class Dtype(str, Enum):
-    """Floating-point precision of the computation."""
-
-    float32 = "float32"
-    float64 = "float64"
-
-
-Codes = Annotated[Path | None, typer.Option(help="Codes, one per row (.npy, .npz, .csv, .parquet).")]
-CodesKey = Annotated[
-    str | None, typer.Option(help="Which array of a .npz file holds the codes, if there are several.", metavar="NAME")
-]
-Seed = Annotated[int, typer.Option(help="Seed of the random choice of pairs; the same seed gives the same pairs.")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")]
-Precision = Annotated[
-    Dtype | None, typer.Option("--dtype", help="Precision to compute in; that of the checkpoint if not given.")
-]
-Rtol = Annotated[float, typer.Option(help="Relative error allowed on each length.", min=1e-12, max=0.5)]
-Resolution = Annotated[int, typer.Option(help="Grid points along the map's shorter side.", min=8, max=2000)]
 
 
 @app.callback(invoke_without_command=True)
@@ -141,6 +124,9 @@ def distances(
     For pairs, the file has one row each: from, to, length, length_error, straight_length, converged, status
     (a .npy file holds these as a structured array). For a matrix it is the symmetric array of lengths, NaN where a
     curve failed. Lengths are in data units for the expected metric.
+
+    Exit code 0: all curves converged; 1: some failed (all is written); 2: bad input. Interrupted, it has written
+    nothing; `latentgeo pairwise` can be resumed.
     """
     import numpy as np
 
@@ -187,7 +173,7 @@ def distances(
 def heatmap(
     source: Source,
     out: Annotated[Path, typer.Option(help="Page to write (.html); it needs no network to open.")],
-    png: Annotated[bool, typer.Option("--png", help="Write a .png beside it too (needs Chromium or Chrome).")] = False,
+    png: Png = False,
     codes: Codes = None,
     codes_key: CodesKey = None,
     pairs: Annotated[
@@ -203,13 +189,7 @@ def heatmap(
     plane: Annotated[
         str | None, typer.Option(help=planes.HELP, metavar="principal|axes:I,J|codes:I,J,K", show_default=False)
     ] = None,
-    image_shape: Annotated[
-        str | None,
-        typer.Option(
-            help="Shape of one decoded image, for strips beneath the map; the decoder's own if not given.",
-            metavar="28x28|3x32x32",
-        ),
-    ] = None,
+    image_shape: ImageShape = None,
     resolution: Resolution = 160,
     rtol: Rtol = 1e-2,
     seed: Seed = 0,
@@ -220,11 +200,13 @@ def heatmap(
 
     Where the map is high, a small step in latent space changes the decoded data much. The codes are those of --codes,
     or the checkpoint's own; without any the map shows −3 to 3.
+
+    Exit code 0: done; 1: some curves failed (the map is written); 2: bad input. Interrupted, it has written nothing.
     """
     import latentgeo as lg
     from latentgeo import plot
 
-    tables.suffix(out, "--out", ".html", ".htm")
+    tables.suffix(out, "--out", *tables.PAGES)
     if png:
         tables.need_browser()
     model = source.load()
@@ -234,14 +216,11 @@ def heatmap(
         raise ValueError(f"a heatmap needs 2 latent dimensions or more; {source.path} has {decoder.latent_dim}")
     if term in (Term.mean, Term.std) and (not isinstance(metric, lg.ExpectedMetric) or decoder.std_embedding is None):
         raise ValueError(f"--term {term.value} needs a metric of two parts; {metric!r} has one")
-    if codes is not None:
-        points = arrays.read_codes(codes, decoder, codes_key)
-    elif model.codes is not None or pairs:
-        points = solving.own_codes(model, decoder, "give yours with --codes FILE, or leave --pairs out")
-    else:
-        points = None
-        if pairs is None:
-            typer.echo("latentgeo: without codes the map shows −3 to 3; give yours with --codes FILE", err=True)
+    points = None
+    if codes is not None or model.codes is not None or pairs:
+        points = solving.codes_of(model, decoder, codes, codes_key)
+    elif pairs is None:
+        typer.echo("latentgeo: without codes the map shows −3 to 3; give yours with --codes FILE", err=True)
     shape = tables.image_shape(model, image_shape)
     piece = planes.read_plane(plane, metric, points, decoder.latent_dim)
     tables.ready(out)
@@ -261,10 +240,7 @@ def heatmap(
         strips=solved is not None and tables.pictured(decoder, shape),
         shape=shape,
     )
-    plot.write_html(figure, out, title=f"Latent space of {source.path.name}")
-    typer.echo(f"wrote {out}")
-    if png:
-        typer.echo(f"wrote {plot.write_figure(figure, out.with_suffix('.png'))}")
+    tables.write_page(figure, out, png, title=f"Latent space of {source.path.name}")
     if solved is not None:
         solving.summary(solved, None)
 
@@ -279,16 +255,22 @@ def demo(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder to write the page and picture to.")] = Path("demo"),
+    out: Annotated[
+        Path, typer.Option(help="Page to write (.html), with a .png beside it if there is Chromium or Chrome.")
+    ] = Path("demo/index.html"),
     pairs: Annotated[int, typer.Option(help="Number of pairs of codes to join.", min=1, max=26)] = 6,
     resolution: Resolution = 160,
     seed: Seed = 0,
 ) -> None:
-    """From a trained VAE to geodesics and a map in under a minute: a table here, a page in a folder."""
+    """From a trained VAE to geodesics and a map in under a minute: a table here, and a page.
+
+    Exit code 0: done; 1: some curves failed (the page is written); 2: bad input. Interrupted, it has written nothing.
+    """
     import latentgeo as lg
     from latentgeo import plot
 
     started = time.perf_counter()
+    tables.suffix(out, "--out", *tables.PAGES)
     if checkpoint is None:
         checkpoint = _SHIPPED
         if not checkpoint.is_file():
@@ -302,8 +284,7 @@ def demo(
     if decoder.latent_dim != 2:
         raise ValueError(f"the demo needs a 2-D latent space; {checkpoint} has {decoder.latent_dim} dimensions")
     points = solving.own_codes(model, decoder, "the demo needs them; `latentgeo heatmap` takes a file of them")
-    page = out / "index.html"
-    tables.ready(page)
+    tables.ready(out)
     labels = None if model.labels is None else model.labels.tolist()
     typer.echo(f"{checkpoint}: {decoder!r}, {len(points)} codes")
     metric = lg.metric(decoder)
@@ -325,13 +306,13 @@ def demo(
         shape=tables.image_shape(model),
         title=f"The latent space of {checkpoint.stem}",
     )
-    plot.write_html(figure, page, title="The geometry of a trained VAE", intro=_INTRO, table=(header, rows))
-    typer.echo(f"page: {page}")
-    if plot.browser() is None:
-        typer.echo("picture: none (it needs kaleido and Chromium or Chrome; the page has everything)")
-    else:
-        typer.echo(f"picture: {plot.write_figure(figure, out / 'demo.png')}")
+    png = plot.browser() is not None
+    tables.write_page(figure, out, png, title="The geometry of a trained VAE", intro=_INTRO, table=(header, rows))
+    if not png:
+        typer.echo("no picture (it needs kaleido and Chromium or Chrome; the page has everything)")
     typer.echo(f"{time.perf_counter() - started:.1f} s in all")
+    if not solved.converged.all():
+        raise typer.Exit(1)
 
 
 app.command()(takes_model(cluster))
@@ -353,6 +334,7 @@ numbers; in the hatched region the model only says that it knows nothing."""
 
 def main() -> None:
     """Run the command line; the console script `latentgeo` calls this."""
+    interrupts.listen()
     app(prog_name="latentgeo")
 
 

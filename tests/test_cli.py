@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from commands import refused, run
 from models import tiny_model
 from numpy.testing import assert_allclose
@@ -52,6 +53,41 @@ def test_help(arguments):
     text = run(*arguments, "--help").stdout
     assert "Usage: " in text
     assert len(text.splitlines()) > 8
+
+
+def options():
+    """Every option of every command: (command, name) and what is said of it."""
+    group = typer.main.get_command(app)
+    commands = {**group.commands, **group.commands["train"].commands}
+    del commands["train"]
+    return {
+        (name, word): option
+        for name, command in commands.items()
+        for option in command.params
+        for word in option.opts
+        if word.startswith("--")
+    }
+
+
+def test_options_of_one_name_are_one_option():
+    """One text and, but for what a picture or a training needs, one default."""
+    trained = {"vae", "vqvae", "gan", "flow"}
+    for word in ("--codes", "--codes-key", "--png", "--image-shape", "--resolution", "--seed", "--n-jobs", "--device",
+                 "--dtype", "--rtol", "--likelihood", "--weights", "--json"):  # fmt: skip
+        found = {command: option for (command, name), option in options().items() if name == word}
+        found = {command: option for command, option in found.items() if command not in trained}
+        alike = {option.help for option in found.values() if word != "--rtol"}  # of pairwise it goes with --refine
+        assert len(alike) <= 1, (word, alike)
+        if word not in ("--resolution", "--rtol"):
+            assert len({str(option.default) for option in found.values()}) == 1, word
+
+
+def test_commands_that_take_a_device_take_a_precision_and_a_seed():
+    found = options()
+    for command, word in found:
+        if word == "--device":
+            assert (command, "--dtype") in found or (command, "--precision") in found
+            assert (command, "--seed") in found or command == "pairwise"
 
 
 def test_no_command_shows_help():
@@ -425,10 +461,10 @@ def test_image_shape(checkpoint, tmp_path, monkeypatch):
 
 def test_demo(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(plot, "browser", lambda: None)
-    text = run("demo", checkpoint, "--pairs", 2, "--resolution", 12, "--out", tmp_path / "d").stdout
+    text = run("demo", checkpoint, "--pairs", 2, "--resolution", 12, "--out", tmp_path / "d" / "page.html").stdout
     assert len(re.findall(r"converged", text)) == 2
-    assert "picture: none" in text
-    assert (tmp_path / "d" / "index.html").stat().st_size > 1e6
+    assert "no picture" in text
+    assert (tmp_path / "d" / "page.html").stat().st_size > 1e6
 
 
 def test_demo_finds_the_shipped_checkpoint_from_anywhere(tmp_path, monkeypatch):

@@ -27,6 +27,11 @@ def checkpoint(model, tmp_path_factory):
     return str(path)
 
 
+def arrays(path):
+    with np.load(path) as file:
+        return dict(file)
+
+
 def trace(figure, name):
     return next(t for t in figure.data if t.name == name)
 
@@ -86,23 +91,35 @@ def test_the_figure_refuses(codes, labels, centres, match):
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_cluster_writes_labels_centres_scores_and_a_page(checkpoint, model, tmp_path):
-    result = run("cluster", checkpoint, "-k", 3, "--out", tmp_path / "c", "--n-init", 2, "--resolution", 12)
+def test_cluster_writes_arrays_scores_and_a_page(checkpoint, model, tmp_path):
+    out, page, scores = tmp_path / "new" / "c.npz", tmp_path / "c.html", tmp_path / "c.json"
+    options = ("--html", page, "--json", scores, "--n-init", 2, "--resolution", 12)
+    result = run("cluster", checkpoint, "-k", 3, "--out", out, *options)
     assert "60 codes in 3 clusters" in result.output
-    with (tmp_path / "c" / "labels.csv").open() as file:
+    found = arrays(out)
+    assert set(found["labels"]) == {0, 1, 2}
+    assert found["distances"].shape == (60,)
+    assert (found["distances"] >= 0).all()
+    assert found["centres"].shape == (3, 2)
+    told = json.loads(scores.read_text(encoding="utf-8"))
+    assert set(told) == {"geodesic", "Euclidean"}
+    assert set(told["geodesic"]) == {"inertia", "F", "ARI", "NMI"}
+    assert told["geodesic"]["F"] == pytest.approx(f_measure(model.labels.numpy(), found["labels"]))
+    text = page.read_text(encoding="utf-8")
+    assert "Clusters in tiny.safetensors" in text
+    assert "averages" in text
+    assert {file.name for file in tmp_path.iterdir()} == {"new", "c.html", "c.json"}
+
+
+def test_cluster_writes_a_table(checkpoint, tmp_path):
+    for name in ("c.csv", "c.npz"):
+        run("cluster", checkpoint, "-k", 3, "--out", tmp_path / name, "--n-init", 1)
+    with (tmp_path / "c.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [int(r["code"]) for r in rows] == list(range(60))
-    assert {int(r["cluster"]) for r in rows} == {0, 1, 2}
-    assert all(float(r["distance"]) >= 0 for r in rows)
-    assert np.loadtxt(tmp_path / "c" / "centres.csv", delimiter=",").shape == (3, 2)
-    scores = json.loads((tmp_path / "c" / "scores.json").read_text())
-    assert set(scores) == {"geodesic", "Euclidean"}
-    assert set(scores["geodesic"]) == {"inertia", "F", "ARI", "NMI"}
-    got = np.array([int(r["cluster"]) for r in rows])
-    assert scores["geodesic"]["F"] == pytest.approx(f_measure(model.labels.numpy(), got))
-    page = (tmp_path / "c" / "index.html").read_text(encoding="utf-8")
-    assert "Clusters in tiny.safetensors" in page
-    assert "averages" in page
+    assert [int(row["code"]) for row in rows] == list(range(60))
+    found = arrays(tmp_path / "c.npz")
+    np.testing.assert_array_equal([int(row["label"]) for row in rows], found["labels"])
+    np.testing.assert_allclose([float(row["distance"]) for row in rows], found["distances"], rtol=1e-8)
 
 
 def test_medoids_of_given_codes_with_their_classes(checkpoint, model, tmp_path):
@@ -110,12 +127,12 @@ def test_medoids_of_given_codes_with_their_classes(checkpoint, model, tmp_path):
     np.save(tmp_path / "y.npy", model.labels.numpy()[:30])
     run(
         "cluster", checkpoint, "-k", 3, "--method", "k-medoids", "--codes", tmp_path / "z.npy", "--labels",
-        tmp_path / "y.npy", "--out", tmp_path / "c", "--n-init", 1, "--resolution", 10,
+        tmp_path / "y.npy", "--out", tmp_path / "c.npz", "--json", tmp_path / "c.json", "--n-init", 1,
     )  # fmt: skip
-    centres = np.loadtxt(tmp_path / "c" / "centres.csv", delimiter=",")
+    centres = arrays(tmp_path / "c.npz")["centres"]
     gap = np.abs(centres[:, None] - model.codes.numpy()[:30]).max(-1).min(1)
     assert gap.max() < 1e-6
-    assert "F" in json.loads((tmp_path / "c" / "scores.json").read_text())["geodesic"]
+    assert "F" in json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))["geodesic"]
 
 
 def test_the_command_refuses_what_makes_no_sense(checkpoint, model, tmp_path):
@@ -123,7 +140,10 @@ def test_the_command_refuses_what_makes_no_sense(checkpoint, model, tmp_path):
     np.save(tmp_path / "y.npy", np.zeros(3))
     np.save(tmp_path / "half.npy", np.full(4, 0.5))
     codes = ("--codes", tmp_path / "z.npy")
-    out = ("--out", tmp_path / "c")
+    out = ("--out", tmp_path / "c.npz")
+    assert "--out must end in .npz or .csv" in refused("cluster", checkpoint, "--out", tmp_path / "folder")
+    assert "--json must end in .json" in refused("cluster", checkpoint, *out, "--json", tmp_path / "c.txt")
+    assert "--png must go with --html" in refused("cluster", checkpoint, *out, "--png")
     assert "at most the number of codes, 4; got 5" in refused("cluster", checkpoint, *codes, *out, "-k", 5)
     assert "--labels must go with --codes" in refused("cluster", checkpoint, *out, "--labels", tmp_path / "y.npy")
     bad = refused("cluster", checkpoint, *codes, *out, "-k", 2, "--labels", tmp_path / "y.npy")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from enum import Enum
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentgeo._cli import arrays, solving, tables
+from latentgeo._cli import arrays, options, solving, tables
+from latentgeo._cli.options import Codes, CodesKey, Device, ImageShape, Jobs, Json, Png, Precision, Resolution, Seed
 from latentgeo._cli.source import Source, place
 
 if TYPE_CHECKING:
@@ -35,16 +35,16 @@ class Distances(str, Enum):
 
 def cluster(
     source: Source,
-    out: Annotated[Path, typer.Option(help="Folder to write to; made if need be.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="File to write: .npz (labels, distances, centres) or .csv (labels, distances)."),
+    ],
     clusters: Annotated[int, typer.Option("--clusters", "-k", help="Number of clusters.", min=1)] = 10,
     method: Annotated[
         Method, typer.Option(help="k-means (centres are Fréchet means) or k-medoids (centres are codes).")
     ] = Method.k_means,
-    codes: Annotated[Path | None, typer.Option(help="Codes, one per row (.npy, .npz, .csv, .parquet).")] = None,
-    codes_key: Annotated[
-        str | None,
-        typer.Option(help="Which array of a .npz file holds the codes, if there are several.", metavar="NAME"),
-    ] = None,
+    codes: Codes = None,
+    codes_key: CodesKey = None,
     labels: Annotated[
         Path | None,
         typer.Option(help="True classes of --codes, one whole number per row, to score the clusters against."),
@@ -53,76 +53,87 @@ def cluster(
         Distances, typer.Option(help="Shortest paths in a graph, or refined geodesics (a few hundred codes).")
     ] = Distances.graph,
     n_init: Annotated[int, typer.Option(help="Runs from different seeds; the best is kept.", min=1)] = 10,
-    n_jobs: Annotated[int, typer.Option(help="Processes; -1 for one per processor. The result is the same.")] = 1,
-    png: Annotated[
-        bool, typer.Option("--png", help="Write a .png beside the page (needs Chromium or Chrome).")
-    ] = False,
-    image_shape: Annotated[
-        str | None,
-        typer.Option(help="Shape of one decoded image; the decoder's own if not given.", metavar="28x28|3x32x32"),
-    ] = None,
-    resolution: Annotated[int, typer.Option(help="Grid points along the map's shorter side.", min=8, max=2000)] = 160,
-    seed: Annotated[int, typer.Option(help="Seed of the random choices.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")] = "cpu",
+    n_jobs: Jobs = 1,
+    html: Annotated[Path | None, typer.Option(help="Page to write (.html), for a 2-D latent space: the map.")] = None,
+    png: Png = False,
+    json: Json = None,
+    image_shape: ImageShape = None,
+    resolution: Resolution = 160,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    dtype: Precision = None,
 ) -> None:
     """Clusters of codes by geodesic distance: their labels, centres and scores, and for a 2-D latent space a picture.
 
-    The codes are those of --codes, or the checkpoint's own. Writes into the folder --out:
+    The codes are those of --codes, or the checkpoint's own. --out has each code's cluster (-1: out of reach of all
+    centres) and its distance to the centre; a .npz file also has the centres.
 
-    labels.csv (each code's cluster and its distance to the centre), centres.csv, scores.json (also for Euclidean
-    clusters of the same codes; F-measure, ARI and NMI where the true classes are known) and, for 2-D codes, index.html.
+    The scores are for geodesic and Euclidean clusters of the same codes: inertia, and where the true classes are known
+    F-measure, ARI and NMI. They are shown, and written with --json.
 
     Exit code 0: done; 1: it did not converge, or some codes cannot be reached (all is written); 2: bad input.
+    Interrupted before the clusters are found, it has written nothing; fewer --n-init take less time.
     """
     import numpy as np
 
     import latentgeo as lg
+    from latentgeo import plot
 
-    if png:
-        tables.need_browser()
-    if n_jobs == 0:
-        raise ValueError("--n-jobs must be a number of processes, or -1; got 0")
+    tables.suffix(out, "--out", ".npz", ".csv")
+    tables.suffix(json, "--json", ".json")
+    tables.page_suffix(html, png)
+    options.check_jobs(n_jobs)
     if labels is not None and codes is None:
         raise ValueError("--labels must go with --codes, whose classes they are; a checkpoint's own codes bring theirs")
     model = source.load()
-    decoder = place(model.decoder, device, None)
-    if codes is None:
-        points = solving.own_codes(model, decoder, "give yours with --codes FILE")
-    else:
-        points = arrays.read_codes(codes, decoder, codes_key)
+    decoder = place(model.decoder, device, dtype)
+    points = solving.codes_of(model, decoder, codes, codes_key)
     truth = _classes(model, labels, len(points)) if codes is None or labels is not None else None
-    if png and decoder.latent_dim != 2:
-        raise ValueError(f"--png needs a 2-D latent space; {source.path} has {decoder.latent_dim} dimensions")
+    if html is not None and decoder.latent_dim != 2:
+        raise ValueError(f"--html needs a 2-D latent space; {source.path} has {decoder.latent_dim} dimensions")
     if len(points) < clusters:
         raise ValueError(f"--clusters must be at most the number of codes, {len(points)}; got {clusters}")
     shape = tables.image_shape(model, image_shape)
-    tables.ready(out / "labels.csv")
+    for path, option in ((out, "--out"), (html, "--html"), (json, "--json")):
+        tables.ready(path, option)
 
     metric = lg.metric(decoder)
     X = points.double().cpu().numpy()
     kind = lg.GeodesicKMeans if method is Method.k_means else lg.GeodesicKMedoids
-    options: dict[str, Any] = {"n_init": n_init, "distances": distances.value, "random_state": seed, "n_jobs": n_jobs}
+    how: dict[str, Any] = {"n_init": n_init, "distances": distances.value, "random_state": seed, "n_jobs": n_jobs}
     started = time.perf_counter()
-    found, troubles = _fit(kind(metric, clusters, **options), X)
+    found, troubles = _fit(kind(metric, clusters, **how), X)
     flat, _ = _fit(kind(None, clusters, n_init=n_init, random_state=seed), X)
     seconds = time.perf_counter() - started
 
     away = found.transform(X)[np.arange(len(X)), found.labels_.clip(0)]
     away[found.labels_ < 0] = np.inf
-    rows = np.empty(len(X), dtype=[("code", "i8"), ("cluster", "i8"), ("distance", "f8")])
-    rows["code"], rows["cluster"], rows["distance"] = np.arange(len(X)), found.labels_, away
-    tables.write_table(out / "labels.csv", rows)
-    tables.write_matrix(out / "centres.csv", found.cluster_centers_)
+    if out.suffix.lower() == ".csv":
+        rows = np.empty(len(X), dtype=[("code", "i8"), ("label", "i8"), ("distance", "f8")])
+        rows["code"], rows["label"], rows["distance"] = np.arange(len(X)), found.labels_, away
+        tables.write_table(out, rows)
+    else:
+        tables.write_arrays(out, {"labels": found.labels_, "distances": away, "centres": found.cluster_centers_})
     scores = {name: _scores(each, truth) for name, each in (("geodesic", found), ("Euclidean", flat))}
-    (out / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-    written = ["labels.csv", "centres.csv", "scores.json"]
 
     header = ["distances", *next(iter(scores.values()))]
     body = [[name, *(f"{value:.4g}" for value in each.values())] for name, each in scores.items()]
     typer.echo(f"{len(X)} codes in {clusters} clusters, {seconds:.1f} s\n\n{tables.aligned(header, body)}\n")
-    if decoder.latent_dim == 2:
-        written += _page(out, source, metric, decoder, points, found, shape, resolution, (header, body), png)
-    typer.echo(f"wrote {', '.join(written)} in {out}")
+    typer.echo(f"wrote {out}")
+    if json is not None:
+        tables.write_json(json, scores)
+    if html is not None:
+        figure = plot.clusters(
+            metric,
+            points,
+            found.labels_,
+            found.cluster_centers_,
+            decoder=decoder if tables.pictured(decoder, shape) else None,
+            shape=shape,
+            resolution=resolution,
+        )
+        title = f"Clusters in {source.path.name}"
+        tables.write_page(figure, html, png, title=title, intro=_INTRO, table=(header, body))
     if troubles:
         for text in troubles:
             typer.echo(f"latentgeo: {text}", err=True)
@@ -191,33 +202,3 @@ the map: what the decoder shows at each centre, and at each average.
 
 Inertias are sums of squared distances (of distances, for k-medoids), in the units of each geometry: they compare runs,
 not geometries."""
-
-
-def _page(
-    out: Path,
-    source: Source,
-    metric: Any,
-    decoder: Any,
-    points: Any,
-    found: Any,
-    shape: tuple[int, ...] | None,
-    resolution: int,
-    table: tuple[list[str], list[list[str]]],
-    png: bool,
-) -> list[str]:
-    """The picture, as a page and if asked for as a .png: the names of the files."""
-    from latentgeo import plot
-
-    figure = plot.clusters(
-        metric,
-        points,
-        found.labels_,
-        found.cluster_centers_,
-        decoder=decoder if tables.pictured(decoder, shape) else None,
-        shape=shape,
-        resolution=resolution,
-    )
-    plot.write_html(figure, out / "index.html", title=f"Clusters in {source.path.name}", intro=_INTRO, table=table)
-    if png:
-        plot.write_figure(figure, out / "clusters.png")
-    return ["index.html", *(["clusters.png"] if png else [])]

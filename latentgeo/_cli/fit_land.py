@@ -9,15 +9,9 @@ from typing import Annotated
 
 import typer
 
-from latentgeo._cli import arrays, solving, tables
+from latentgeo._cli import solving, tables
+from latentgeo._cli.options import Arrays, Codes, CodesKey, Device, Png, Precision, Seed
 from latentgeo._cli.source import Source, place
-
-
-class Dtype(str, Enum):
-    """Floating-point precision of the computation."""
-
-    float32 = "float32"
-    float64 = "float64"
 
 
 class Volume(str, Enum):
@@ -36,14 +30,9 @@ class Variant(str, Enum):
 
 def fit_land(
     source: Source,
-    out: Annotated[Path, typer.Option(help="File of arrays to write (.npz).")],
-    codes: Annotated[
-        Path | None,
-        typer.Option(help="Codes, one per row (.npy, .npz, .csv, .parquet); the checkpoint's own if not given."),
-    ] = None,
-    codes_key: Annotated[
-        str | None, typer.Option(help="Which array of a .npz file holds the codes.", metavar="NAME")
-    ] = None,
+    out: Arrays,
+    codes: Codes = None,
+    codes_key: CodesKey = None,
     components: Annotated[int, typer.Option(help="Components of the mixture.", min=1)] = 1,
     subset: Annotated[int | None, typer.Option(help="Fit to so many of the codes, drawn at random.", min=2)] = None,
     samples: Annotated[int, typer.Option(help="Draw so many codes from the fitted mixture.", min=0)] = 0,
@@ -57,14 +46,10 @@ def fit_land(
         Path | None,
         typer.Option(help="Page to write (.html), for a 2-D latent space: contours, beside a Gaussian mixture."),
     ] = None,
-    png: Annotated[
-        bool, typer.Option("--png", help="Write a .png beside the page too (needs Chromium or Chrome).")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the start, the directions and the samples.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="Where to compute geodesics: cpu, cuda, cuda:1, …")] = "cpu",
-    dtype: Annotated[
-        Dtype | None, typer.Option("--dtype", help="Precision to compute in; that of the checkpoint if not given.")
-    ] = None,
+    png: Png = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    dtype: Precision = None,
 ) -> None:
     """Fit a mixture of locally adaptive normal distributions to latent codes.
 
@@ -73,6 +58,7 @@ def fit_land(
     fitted log_density, label and row (which of the codes); with --samples also samples and sample_labels.
 
     Exit code 0: the fit converged; 1: it did not, or codes were out of reach (all is written); 2: bad input.
+    Interrupted before the fit is done, it has written nothing; --max-iter bounds how long it takes.
     """
     import numpy as np
     from sklearn.mixture import GaussianMixture
@@ -82,21 +68,13 @@ def fit_land(
     from latentgeo.learn.land import LAND
 
     tables.suffix(out, "--out", ".npz")
-    if html is not None:
-        tables.suffix(html, "--html", ".html", ".htm")
-    if png and html is None:
-        raise ValueError("--png must go with --html FILE, beside which the picture is written")
-    if png:
-        tables.need_browser()
+    tables.page_suffix(html, png)
     model = source.load()
     decoder = place(model.decoder, device, dtype)
     metric = lg.metric(decoder)
     if html is not None and decoder.latent_dim != 2:
         raise ValueError(f"--html needs a 2-D latent space; {source.path} has {decoder.latent_dim} dimensions")
-    if codes is not None:
-        points = arrays.read_codes(codes, decoder, codes_key)
-    else:
-        points = solving.own_codes(model, decoder, "give yours with --codes FILE")
+    points = solving.codes_of(model, decoder, codes, codes_key)
     rows = np.arange(len(points))
     if subset is not None and subset < len(points):
         rows = np.sort(np.random.default_rng(seed).choice(len(points), subset, replace=False))
@@ -104,9 +82,8 @@ def fit_land(
         raise ValueError(
             f"at least {max(2, components)} codes are needed for --components {components}, got {len(rows)}"
         )
-    for path, option in ((out, "--out"), (html, "--html")):
-        if path is not None:
-            tables.ready(path, option)
+    tables.ready(out)
+    tables.ready(html, "--html")
     Z = points[rows].cpu().numpy()
     graph = lg.LatentGraph(metric).fit(points)
     land = LAND(
@@ -132,7 +109,7 @@ def fit_land(
     }
     if samples:
         found["samples"], found["sample_labels"] = land.sample(samples)
-    np.savez_compressed(out, **found)
+    tables.write_arrays(out, found)
     state = "converged" if land.converged_ else "not converged"
     typer.echo(
         f"{len(rows)} codes, {components} components, {state} after {land.n_iter_} steps; mean log-density "
@@ -151,9 +128,7 @@ def fit_land(
     if html is not None:
         mixture = GaussianMixture(components, random_state=seed).fit(Z.astype(np.float64))
         figure = plot.land(land, mixture=mixture, codes=Z, contour_resolution=40)
-        typer.echo(f"wrote {plot.write_html(figure, html, title=f'Densities on {source.path.name}')}")
-        if png:
-            typer.echo(f"wrote {plot.write_figure(figure, html.with_suffix('.png'))}")
+        tables.write_page(figure, html, png, title=f"Densities on {source.path.name}")
     for warning in caught:
         typer.echo(f"latentgeo: {warning.message}", err=True)
     if not land.converged_ or (density == -np.inf).any():

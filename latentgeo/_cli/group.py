@@ -1,4 +1,4 @@
-"""The group of commands: turns every error about input into one line on standard error and exit code 2."""
+"""The group of commands: turns errors about input (exit code 2) and interrupts into one line on standard error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from latentgeo._cli import interrupts
+
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+_TOLD = (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class Group(TyperGroup):
@@ -32,13 +35,16 @@ class Group(TyperGroup):
             warnings.showwarning = _show_warning
             try:
                 return super().invoke(ctx)
-            except BrokenPipeError:  # the reader of our output has left
+            except (BrokenPipeError, typer.Exit, typer.Abort):  # the reader of our output has left; all has been said
                 raise
             except _UsageError as error:
                 raise _told(error, ctx.obj["given"]) from None
-            except (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
-                # typer.Exit is a RuntimeError, and carries its exit code already.
-                if ctx.params.get("traceback") or isinstance(error, (typer.Exit, typer.Abort)):
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt) or interrupts.came():
+                    text, code = interrupts.outcome(ctx.invoked_subcommand if ctx.parent is None else ctx.info_name)
+                    _line(text)
+                    raise typer.Exit(code) from None
+                if not isinstance(error, _TOLD) or ctx.params.get("traceback"):
                     raise
                 _line(str(error) or type(error).__name__)
                 raise typer.Exit(2) from None

@@ -7,21 +7,19 @@ from typing import Annotated
 
 import typer
 
-from latentgeo._cli import arrays, solving, tables
+from latentgeo._cli import arrays, options, solving, tables
+from latentgeo._cli.options import Codes, CodesKey, Device, Jobs, Precision
 from latentgeo._cli.source import Source, place
 
 
 def pairwise(
     source: Source,
     out: Annotated[Path, typer.Option(help="Matrix to write: .npy, or .zarr (a folder of chunks).")],
-    codes: Annotated[Path | None, typer.Option(help="Codes, one per row (.npy, .npz, .csv, .parquet).")] = None,
+    codes: Codes = None,
     to: Annotated[
         Path | None, typer.Option(help="Codes of the columns, if not those of the rows: a rectangular matrix.")
     ] = None,
-    codes_key: Annotated[
-        str | None,
-        typer.Option(help="Which array of a .npz file holds the codes, if there are several.", metavar="NAME"),
-    ] = None,
+    codes_key: CodesKey = None,
     refine: Annotated[
         bool, typer.Option("--refine", help="Geodesics refined from the shortest paths: exact, but far slower.")
     ] = False,
@@ -35,30 +33,30 @@ def pairwise(
             help="Nodes of the graph along each axis (128 for 2-D codes); 0 makes the codes its nodes.", min=0
         ),
     ] = None,
-    n_jobs: Annotated[int, typer.Option(help="Processes; -1 for one per processor. The result is the same.")] = 1,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")] = "cpu",
+    n_jobs: Jobs = 1,
+    device: Device = "cpu",
+    dtype: Precision = None,
 ) -> None:
     """Matrix of distances between all codes (or from those of --codes to those of --to), resumable.
 
     Distances are those of shortest paths in a graph, a per cent or so too long; --refine makes geodesics of them.
-    Rows and columns are in the order of the codes: those of --codes, or the checkpoint's own.
+    Rows and columns are in the order of the codes: those of --codes, or the checkpoint's own. inf: no path of finite
+    length joins two codes; NaN: the refinement failed.
 
-    Interrupt it whenever you like: the same command goes on where it stopped (a record of finished blocks is kept in
-    OUT.progress). inf: no path of finite length joins two codes; NaN: the refinement failed (exit code 1).
+    Interrupt it whenever you like: the same command goes on where it stopped. Until it is done, OUT has NaN where
+    nothing was computed yet; OUT.progress is the record of finished blocks.
+
+    Exit code 0: done; 1: some refinements failed (all is written); 2: bad input.
     """
     import latentgeo as lg
 
     tables.suffix(out, "--out", ".npy", ".zarr")
     if rtol is not None and not refine:
         raise ValueError(f"--rtol must go with --refine, got {rtol} without")
-    if n_jobs == 0:
-        raise ValueError("--n-jobs must be a number of processes, or -1; got 0")
+    options.check_jobs(n_jobs)
     model = source.load()
-    decoder = place(model.decoder, device, None)
-    if codes is None:
-        X = solving.own_codes(model, decoder, "give yours with --codes FILE")
-    else:
-        X = arrays.read_codes(codes, decoder, codes_key)
+    decoder = place(model.decoder, device, dtype)
+    X = solving.codes_of(model, decoder, codes, codes_key)
     Y = None if to is None else arrays.read_codes(to, decoder, codes_key)
     out.parent.mkdir(parents=True, exist_ok=True)
     metric = lg.metric(decoder)

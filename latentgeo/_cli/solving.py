@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from latentgeo._cli import arrays
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
@@ -36,13 +38,18 @@ class Solved:
     seconds: float
 
 
-def own_codes(model: LatentModel, decoder: Decoder, advice: str) -> Tensor:
+def own_codes(model: LatentModel, decoder: Decoder, advice: str = "give yours with --codes FILE") -> Tensor:
     """The codes that a checkpoint carries, as the decoder takes them."""
     import torch
 
     if model.codes is None:
         raise ValueError(f"this model holds no codes; {advice}")
     return torch.as_tensor(model.codes).to(dtype=decoder.dtype, device=decoder.device)
+
+
+def codes_of(model: LatentModel, decoder: Decoder, path: Path | None, key: str | None) -> Tensor:
+    """The codes of --codes, or the checkpoint's own."""
+    return own_codes(model, decoder) if path is None else arrays.read_codes(path, decoder, key)
 
 
 def choose(count: int, pairs: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:

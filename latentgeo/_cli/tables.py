@@ -1,4 +1,4 @@
-"""What the commands write: tables and matrices in files, tables as text."""
+"""What the commands write: tables and arrays in files, each whole or not at all; tables as text."""
 
 from __future__ import annotations
 
@@ -9,29 +9,46 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from latentgeo._cli.solving import Solved, shorter
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from plotly.graph_objects import Figure
 
     from latentgeo.decoders import Decoder
     from latentgeo.io import LatentModel
 
+PAGES = (".html", ".htm")
 
-def suffix(path: Path, option: str, *allowed: str) -> None:
-    """Raise unless a file to write has one of the allowed suffixes."""
-    if path.suffix.lower() not in allowed:
+
+def suffix(path: Path | None, option: str, *allowed: str) -> None:
+    """Raise unless a file to write, if there is one, has one of the allowed suffixes."""
+    if path is not None and path.suffix.lower() not in allowed:
         raise ValueError(f"{option} must end in {' or '.join(allowed)}, got {path}")
 
 
-def ready(path: Path, option: str = "--out") -> None:
-    """Make the folder of a file to write; raise if it cannot be written, before any time is spent."""
+def page_suffix(html: Path | None, png: bool) -> None:
+    """Raise unless a page, and a picture beside it, can be written as asked for, before any time is spent."""
+    suffix(html, "--html", *PAGES)
+    if png and html is None:
+        raise ValueError("--png must go with --html FILE, beside which the picture is written")
+    if png:
+        need_browser()
+
+
+def ready(path: Path | None, option: str = "--out") -> None:
+    """Make the folder of a file to write, if any; raise if it cannot be written, before any time is spent."""
+    if path is None:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError("it is a folder")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
+        folder = Path(os.path.realpath(path)).parent  # files are written beside their place first
+        if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
             raise PermissionError("permission denied")
     except OSError as error:
         raise ValueError(
@@ -73,13 +90,16 @@ def write_table(path: Path, rows: NDArray[Any]) -> None:
     """Write structured rows as .npy, or as .csv with a header."""
     import numpy as np
 
-    if path.suffix.lower() == ".npy":
-        np.save(path, rows, allow_pickle=False)
-        return
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(rows.dtype.names or ())
-        writer.writerows([_cell(value) for value in row] for row in rows.tolist())
+    from latentgeo.io.whole import whole
+
+    with whole(path) as place:
+        if path.suffix.lower() == ".npy":
+            np.save(place, rows, allow_pickle=False)
+            return
+        with place.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(rows.dtype.names or ())
+            writer.writerows([_cell(value) for value in row] for row in rows.tolist())
 
 
 def _cell(value: Any) -> Any:
@@ -90,10 +110,41 @@ def write_matrix(path: Path, matrix: NDArray[Any]) -> None:
     """Write a matrix as .npy or as .csv without a header."""
     import numpy as np
 
-    if path.suffix.lower() == ".npy":
-        np.save(path, matrix, allow_pickle=False)
-    else:
-        np.savetxt(path, matrix, delimiter=",", fmt="%.9g")
+    from latentgeo.io.whole import whole
+
+    with whole(path) as place:
+        if path.suffix.lower() == ".npy":
+            np.save(place, matrix, allow_pickle=False)
+        else:
+            np.savetxt(place, matrix, delimiter=",", fmt="%.9g")
+
+
+def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Write named arrays as .npz."""
+    import numpy as np
+
+    from latentgeo.io.whole import whole
+
+    with whole(path) as place:
+        np.savez_compressed(place, **arrays)
+
+
+def write_json(path: Path, figures: dict[str, Any]) -> None:
+    """Write figures for programs, and say so."""
+    from latentgeo.io.whole import whole
+
+    with whole(path) as place:
+        place.write_text(json.dumps(figures, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    typer.echo(f"wrote {path}")
+
+
+def write_page(figure: Figure, path: Path, png: bool, **page: Any) -> None:
+    """Write a page, and if asked for its picture beside it, and say so."""
+    from latentgeo import plot
+
+    typer.echo(f"wrote {plot.write_html(figure, path, **page)}")
+    if png:
+        typer.echo(f"wrote {plot.write_figure(figure, path.with_suffix('.png'))}")
 
 
 def report(

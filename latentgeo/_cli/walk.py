@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from latentgeo._cli import arrays, solving, tables
+from latentgeo._cli.options import Arrays, Codes, CodesKey, Device, ImageShape, Png, Precision, Resolution, Seed
 from latentgeo._cli.source import Source, place
 
 if TYPE_CHECKING:
@@ -28,25 +29,16 @@ class Law(str, Enum):
     langevin = "langevin"
 
 
-class Dtype(str, Enum):
-    """Floating-point precision of the computation."""
-
-    float32 = "float32"
-    float64 = "float64"
-
-
 _REACH = 0.02  # of the codes' extent: the step of a walk whose `--step-size` is not given
 
 
 def walk(
     source: Source,
-    out: Annotated[Path, typer.Option(help="File of arrays to write (.npz).")],
+    out: Arrays,
     html: Annotated[
         Path | None, typer.Option(help="Page to write (.html), for a 2-D latent space: the walks side by side.")
     ] = None,
-    png: Annotated[
-        bool, typer.Option("--png", help="Write a .png beside the page too (needs Chromium or Chrome).")
-    ] = False,
+    png: Png = False,
     kind: Annotated[
         list[Law] | None,
         typer.Option(help="Which walks; may be repeated. The first three if not given.", metavar="NAME"),
@@ -64,20 +56,13 @@ def walk(
     start: Annotated[
         Path | None, typer.Option("--from", help="Codes to start from, one per row; random codes if not given.")
     ] = None,
-    codes: Annotated[Path | None, typer.Option(help="Codes, one per row (.npy, .npz, .csv, .parquet).")] = None,
-    codes_key: Annotated[
-        str | None, typer.Option(help="Which array of a .npz file holds the codes.", metavar="NAME")
-    ] = None,
-    image_shape: Annotated[
-        str | None,
-        typer.Option(help="Shape of one decoded image; the decoder's own if not given.", metavar="28x28|3x32x32"),
-    ] = None,
-    resolution: Annotated[int, typer.Option(help="Grid points along a panel's side.", min=8, max=1000)] = 110,
-    seed: Annotated[int, typer.Option(help="Seed of starts and steps, the same for every kind.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")] = "cpu",
-    dtype: Annotated[
-        Dtype | None, typer.Option("--dtype", help="Precision to compute in; that of the checkpoint if not given.")
-    ] = None,
+    codes: Codes = None,
+    codes_key: CodesKey = None,
+    image_shape: ImageShape = None,
+    resolution: Resolution = 110,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    dtype: Precision = None,
 ) -> None:
     """Random walks over latent space: Euclidean, inverse-metric, Brownian, and Langevin, which stays with the codes.
 
@@ -88,7 +73,7 @@ def walk(
     brownian, brownian_steps, brownian_status, brownian_step_size, …
 
     Exit code 0: all walkers took all steps; 1: some left the region where the metric is finite, and were frozen there
-    (all is written); 2: bad input.
+    (all is written); 2: bad input. Interrupted before all walks are done, it has written nothing.
     """
     import numpy as np
 
@@ -96,12 +81,7 @@ def walk(
     from latentgeo import plot
 
     tables.suffix(out, "--out", ".npz")
-    if html is not None:
-        tables.suffix(html, "--html", ".html", ".htm")
-    if png and html is None:
-        raise ValueError("--png must go with --html FILE, beside which the picture is written")
-    if png:
-        tables.need_browser()
+    tables.page_suffix(html, png)
     if step_size is not None and not step_size > 0:
         raise ValueError(f"--step-size must be positive, got {step_size}")
     model = source.load()
@@ -109,10 +89,7 @@ def walk(
     metric = lg.metric(decoder)
     if html is not None and decoder.latent_dim != 2:
         raise ValueError(f"--html needs a 2-D latent space; {source.path} has {decoder.latent_dim} dimensions")
-    if codes is not None:
-        points = arrays.read_codes(codes, decoder, codes_key)
-    else:
-        points = solving.own_codes(model, decoder, "give yours with --codes FILE")
+    points = solving.codes_of(model, decoder, codes, codes_key)
     if len(points) < 2:
         raise ValueError(f"at least 2 codes are needed, got {len(points)}")
     if start is None:
@@ -120,14 +97,13 @@ def walk(
     else:
         z = arrays.read_codes(start, decoder, codes_key)
     shape = tables.image_shape(model, image_shape)
-    for path, option in ((out, "--out"), (html, "--html")):
-        if path is not None:
-            tables.ready(path, option)
+    tables.ready(out)
+    tables.ready(html, "--html")
     kinds = list(dict.fromkeys(kind)) if kind else [Law.euclidean, Law.inverse_metric, Law.brownian]
     delta = _step_size(metric, points) if step_size is None else step_size
     done = _walks(kinds, metric, points, z, delta, {"n_steps": steps, "every": every, "random_state": seed})
 
-    np.savez_compressed(out, **{key: value for law, each in done.items() for key, value in _arrays(law, each).items()})
+    tables.write_arrays(out, {name: value for law, each in done.items() for name, value in _arrays(law, each).items()})
     for law, each in done.items():
         typer.echo(f"{law.value}: {each!r}, rms step {each.rms_step * every**-0.5:.3g} latent units")
     typer.echo(f"wrote {out}")
@@ -141,9 +117,7 @@ def walk(
             shape=shape,
             resolution=resolution,
         )
-        typer.echo(f"wrote {plot.write_html(figure, html, title=f'Random walks on {source.path.name}')}")
-        if png:
-            typer.echo(f"wrote {plot.write_figure(figure, html.with_suffix('.png'))}")
+        tables.write_page(figure, html, png, title=f"Random walks on {source.path.name}")
     stopped = Counter(s.value for each in done.values() for s in each.status[~each.finished.cpu().numpy()])
     for advice, count in stopped.most_common():
         typer.echo(f"{count} walkers: {advice}", err=True)

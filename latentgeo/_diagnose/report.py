@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..io.whole import whole
 from . import findings as rules
 from .findings import Advice, Finding, Severity
 from .parts import (
@@ -191,7 +192,8 @@ class HealthReport:
         """Write `to_dict` as a JSON file; its folder is made if need be."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        with whole(path) as place:
+            place.write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         return path
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:

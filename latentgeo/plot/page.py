@@ -12,6 +12,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from latentgeo.io.whole import whole
 from latentgeo.plot.theme import FONT, WIDTH, Look, look_of, themed
 from latentgeo.plot.theme import page as look
 
@@ -103,13 +104,14 @@ def write_html(
         body.append("</div>" + (f"<figcaption>{html.escape(caption)}</figcaption>" if caption else "") + "</figure>")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        "<!DOCTYPE html>\n"
-        '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>{style}</style><script>{get_plotlyjs()}</script></head>\n"
-        "<body>\n" + "\n".join(body) + "\n</body></html>\n",
-        encoding="utf-8",
-    )
+    with whole(path) as place:
+        place.write_text(
+            "<!DOCTYPE html>\n"
+            '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            f"<title>{html.escape(title)}</title><style>{style}</style><script>{get_plotlyjs()}</script></head>\n"
+            "<body>\n" + "\n".join(body) + "\n</body></html>\n",
+            encoding="utf-8",
+        )
     return path
 
 
@@ -211,5 +213,6 @@ def write_figure(
             f"{found} did not draw the picture in time; where the machine is busy try again, or write HTML instead"
         ) from None
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    with whole(path) as place:
+        place.write_bytes(data)
     return path

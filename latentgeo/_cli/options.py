@@ -1,0 +1,48 @@
+"""Options that several commands have: one name, one meaning, one text."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Dtype(str, Enum):
+    """Floating-point precision of the computation."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+Codes = Annotated[
+    Path | None,
+    typer.Option(help="Codes, one per row (.npy, .npz, .csv, .parquet); the checkpoint's own if not given."),
+]
+CodesKey = Annotated[
+    str | None, typer.Option(help="Which array of a .npz file holds the codes, if there are several.", metavar="NAME")
+]
+Arrays = Annotated[Path, typer.Option(help="File of arrays to write (.npz).")]
+Png = Annotated[
+    bool, typer.Option("--png", help="Write a .png beside the page, of the same name (needs Chromium or Chrome).")
+]
+Json = Annotated[Path | None, typer.Option(help="Figures to write, for programs (.json).")]
+ImageShape = Annotated[
+    str | None,
+    typer.Option(help="Shape of one decoded image; the decoder's own if not given.", metavar="28x28|3x32x32"),
+]
+Resolution = Annotated[int, typer.Option(help="Grid points along a map's shorter side.", min=8, max=2000)]
+Rtol = Annotated[float, typer.Option(help="Relative error allowed on each length.", min=1e-12, max=0.5)]
+Seed = Annotated[int, typer.Option(help="Seed of everything random; the same seed gives the same result.", min=0)]
+Jobs = Annotated[int, typer.Option(help="Processes; -1 for one per processor. The result is the same.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")]
+Precision = Annotated[
+    Dtype | None, typer.Option("--dtype", help="Precision to compute in; that of the checkpoint if not given.")
+]
+
+
+def check_jobs(n_jobs: int) -> None:
+    """Raise where `Jobs` is no number of processes."""
+    if n_jobs == 0:
+        raise ValueError("--n-jobs must be a number of processes, or -1; got 0")
