@@ -15,7 +15,7 @@ WORKERS ?= auto
 MKDOCS := $(ONE) NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all coverage lint format docs docs-check bench clean distclean
+.PHONY: help demo test test-all coverage lint format docs docs-check numbers clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,9 +51,8 @@ docs-check: $(VENV)/.docs ## the same, without executing the notebooks
 	LATENTGEO_NOTEBOOKS=none $(MKDOCS)
 	$(BIN)/python docs/_site/links.py site
 
-bench: $(VENV)/.test ## run the benchmarks
-	@for script in benchmarks/[a-z]*.py; do \
-		echo "== $$script"; $(ONE) $(BIN)/python $$script || exit 1; done
+numbers: $(VENV)/.test ## measure the figures of docs/numbers.md again (an hour, machine idle); PEERS=PYTHON compares stochman
+	$(ONE) $(BIN)/python benchmarks/numbers_page.py $(if $(PEERS),--peers-python $(PEERS))
 
 clean: ## remove caches and what the demo wrote; keep the environment
 	rm -rf build dist *.egg-info demo site .coverage* htmlcov .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
