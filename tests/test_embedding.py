@@ -329,8 +329,9 @@ def test_identity_and_pickling():
     ("kwargs", "error", "words"),
     [
         ({"function": 3}, TypeError, "`function` must be callable"),
-        ({"function": abs, "dim": 0}, ValueError, "`dim` must be a positive"),
-        ({"function": abs, "max_bytes": 0}, ValueError, "`max_bytes` must be positive or None"),
+        ({"function": abs, "dim": 0}, ValueError, "`dim` must be an integer of at least 1 or None, got 0"),
+        ({"function": abs, "dim": "two"}, ValueError, "`dim` must be an integer"),
+        ({"function": abs, "max_bytes": 0}, ValueError, "`max_bytes` must be an integer of at least 1 or None, got 0"),
     ],
 )
 def test_bad_arguments(kwargs, error, words):

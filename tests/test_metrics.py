@@ -231,7 +231,7 @@ class TestBadInput:
     @pytest.mark.parametrize("make", [Euclidean, Sphere, PoincareBall, HalfPlane])
     @pytest.mark.parametrize("dim", [0, -1, 2.0, True, "2"])
     def test_dimensions(self, make, dim):
-        with pytest.raises(ValueError, match="`dim` of"):
+        with pytest.raises(ValueError, match="`dim` must be an integer of at least"):
             make(dim)
 
     def test_nan_codes_give_nan_not_numbers(self):

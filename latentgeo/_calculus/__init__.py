@@ -5,9 +5,11 @@ Everything above rests on these; nothing here knows what a decoder or a metric i
 
 from __future__ import annotations
 
+from .autograd import mark_constant
 from .blocktridiagonal import BlockTridiagonal
+from .checks import as_tolerance, check_flag, check_integer, check_latent, check_like, check_positive
 from .embedding import DEFAULT_MAX_BYTES, Embedding
-from .errors import DerivativeWarning, EmbeddingError, RankError, RankWarning, as_tolerance, check_latent, check_like
+from .errors import DerivativeWarning, EmbeddingError, RankError, RankWarning
 from .linalg import concave_part
 from .probe import Report
 
@@ -21,7 +23,11 @@ __all__ = [
     "RankWarning",
     "Report",
     "as_tolerance",
+    "check_flag",
+    "check_integer",
     "check_latent",
     "check_like",
+    "check_positive",
     "concave_part",
+    "mark_constant",
 ]

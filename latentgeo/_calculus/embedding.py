@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
 from . import paths
-from .errors import DerivativeWarning, check_latent, check_like
+from .autograd import Pushforward, mark_constant
+from .checks import check_integer, check_latent, check_like
+from .errors import DerivativeWarning
 from .paths import Function
 from .probe import Report, probe
 
-__all__ = ["DEFAULT_MAX_BYTES", "Embedding", "mark_constant"]
+__all__ = ["DEFAULT_MAX_BYTES", "Embedding"]
 
 DEFAULT_MAX_BYTES = 2**26
 _ACCELERATOR_BYTES = 2**30  # there calls are dear and memory is quick; on a CPU small temporaries stay in its caches
@@ -69,15 +71,13 @@ class Embedding:
     ) -> None:
         if not callable(function):
             raise TypeError(f"`function` must be callable, got {type(function).__name__}")
-        if dim is not None and dim < 1:
-            raise ValueError(f"`dim` must be a positive integer or None, got {dim}")
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError(f"`max_bytes` must be positive or None, got {max_bytes}")
+        check_integer(dim, "dim", optional=True)
+        check_integer(max_bytes, "max_bytes", optional=True)
         self.function = function
         self.dim = dim
         self.name = name
         self.module = module
-        self._max_bytes = None if max_bytes is None else int(max_bytes)
+        self._max_bytes = max_bytes
         self._weight_bytes: int | None = None
         self._report: Report | None = None
         self._warned: set[str] = set()
@@ -109,8 +109,8 @@ class Embedding:
             yield from self.module.parameters()
             yield from self.module.buffers()
 
-    def _parameters(self) -> Iterator[Tensor]:
-        """Parameters that gradients can reach: none where the function switches reverse mode off."""
+    def parameters(self) -> Iterator[Tensor]:
+        """The module's parameters that gradients can reach: none where the function switches reverse mode off."""
         if self.module is not None and (self._report is None or self._report.pullback == "reverse"):
             yield from self.module.parameters()
 
@@ -238,19 +238,46 @@ class Embedding:
         """Columns of the Jacobian first, (d, *batch, D): the layout in which they are computed."""
         d = z.shape[-1]
         eye = torch.eye(d, dtype=z.dtype, device=z.device)
-        return self._push(z, eye.reshape(d, *(1,) * (z.ndim - 1), d).expand(d, *z.shape))
+        return self.jvp_stack(z, eye.reshape(d, *(1,) * (z.ndim - 1), d).expand(d, *z.shape))
 
     def jvp(self, z: Tensor, v: Tensor) -> Tensor:
         """Jv for vectors v (*batch, d), shape (*batch, D)."""
         check_like(v, z, "v")
         z, v = torch.broadcast_tensors(z, v)
-        return self._push(z, v[None])[0]
+        return self.jvp_stack(z, v[None])[0]
+
+    def jvp_stack(self, z: Tensor, V: Tensor) -> Tensor:
+        """`jvp` for m stacked tangents at once: V (m, *batch, d) to (m, *batch, D)."""
+        self._check(z)
+        if z.numel():
+            self.probe(z)
+        # forward mode takes no rows that share memory, as those of expanded codes do
+        flat, V = z.reshape(-1, z.shape[-1]).contiguous(), V.reshape(V.shape[0], -1, V.shape[-1])
+        if flat.shape[0] == 0:
+            return z.new_empty(V.shape[0], *z.shape[:-1], self.out_dim(z))
+        weights = [p for p in self.parameters() if p.requires_grad]
+        if torch.is_grad_enabled() and (flat.requires_grad or V.requires_grad or weights):
+            out = Pushforward.apply(self, flat, V, *weights)
+        else:
+            path = self._path("first", paths.FIRST, z)
+            with torch.no_grad():
+                parts = [path(self._derived, flat[s], V[:, s]) for s in self.chunks(flat, 2 * (1 + V.shape[0]))]
+            out = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return out.reshape((V.shape[0], *z.shape[:-1], out.shape[-1]))
 
     def vjp(self, z: Tensor, w: Tensor) -> Tensor:
-        """Jᵀw for covectors w (*batch, D), shape (*batch, d)."""
+        """Jᵀw for covectors w (*batch, D), shape (*batch, d). Not differentiable."""
+        return self.vjp_stack(z, w[None])[0]
+
+    def vjp_stack(self, z: Tensor, W: Tensor) -> Tensor:
+        """`vjp` for m stacked covectors at once: W (m, *batch, D) to (m, *batch, d)."""
         self._check(z)
-        flat, w = z.reshape(-1, z.shape[-1]), w.reshape(-1, w.shape[-1])
-        return self._pull(flat, w[None])[0].reshape(z.shape)
+        flat, rows = z.reshape(-1, z.shape[-1]), W.reshape(W.shape[0], -1, W.shape[-1])
+        if flat.shape[0] == 0:
+            return z.new_empty(W.shape[0], *z.shape)
+        path = self._path("pullback", paths.PULLBACK, z)
+        out = [path(self._derived, flat[s].detach(), rows[:, s].detach()) for s in self.chunks(flat, 3)]
+        return mark_constant(torch.cat(out, 1), "vjp", z, W).reshape(W.shape[0], *z.shape)
 
     def hvp(self, z: Tensor, w: Tensor, v: Tensor) -> Tensor:
         """Hessian of ⟨w, φ⟩ times v, shape (*batch, d); w (*batch, D) is held fixed. Not differentiable."""
@@ -328,36 +355,15 @@ class Embedding:
         J, bends = (torch.cat(each, 1) for each in zip(*parts, strict=True))
         return J, bends
 
-    # --- the three primitives, on flat batches ----------------------------------------------------------------------
-
-    def _push(self, z: Tensor, V: Tensor) -> Tensor:
-        """J along m stacked tangents V (m, *batch, d): (m, *batch, D)."""
-        self._check(z)
-        self.probe(z) if z.numel() else None
-        # forward mode takes no rows that share memory, as those of expanded codes do
-        flat, V = z.reshape(-1, z.shape[-1]).contiguous(), V.reshape(V.shape[0], -1, V.shape[-1])
-        if flat.shape[0] == 0:
-            return z.new_empty(V.shape[0], *z.shape[:-1], self.out_dim(z))
-        weights = [p for p in self._parameters() if p.requires_grad]
-        if torch.is_grad_enabled() and (flat.requires_grad or V.requires_grad or weights):
-            out = _Pushforward.apply(self, flat, V, *weights)
-        else:
-            out = self._push_now(flat, V)
-        return out.reshape((V.shape[0], *z.shape[:-1], out.shape[-1]))
-
-    def _push_now(self, z: Tensor, V: Tensor) -> Tensor:
-        path = self._path("first", paths.FIRST, z)
-        with torch.no_grad():
-            out = [path(self._derived, z[s], V[:, s]) for s in self.chunks(z, 2 * (1 + V.shape[0]))]
-        return out[0] if len(out) == 1 else torch.cat(out, 1)
-
-    def _pull(self, z: Tensor, W: Tensor) -> Tensor:
-        """Jᵀ of m stacked covectors W (m, B, D): (m, B, d). Differentiable by autograd where reverse mode is."""
-        if z.shape[0] == 0:
-            return z.new_empty(W.shape[0], *z.shape)
-        path = self._path("pullback", paths.PULLBACK, z)
-        out = [path(self._derived, z[s].detach(), W[:, s].detach()) for s in self.chunks(z, 3)]
-        return mark_constant(torch.cat(out, 1), "vjp", z, W)
+    def weight_gradients(self, z: Tensor, W: Tensor, V: Tensor, weights: tuple[Tensor, ...]) -> list[Tensor | None]:
+        """Gradient of Σ ⟨w, Jv⟩ with respect to the module's parameters."""
+        approximate = self._report is not None and "differences" in self._report.hessian
+        path = paths.weight_differences if approximate else paths.weight_gradients
+        total: list[Tensor | None] = [None] * len(weights)
+        for w, v in zip(W, V, strict=True):
+            parts = path(self._derived, z.detach(), w, v, weights)
+            total = [b if a is None else (a if b is None else a + b) for a, b in zip(total, parts, strict=True)]
+        return total
 
     def _hessian(self, z: Tensor, w: Tensor, V: Tensor) -> Tensor:
         """Hessian of ⟨w, φ⟩ along m stacked tangents: w (*batch, D) or (m, *batch, D), V (m, *batch, d)."""
@@ -373,63 +379,6 @@ class Embedding:
             out = [path(self._derived, flat[s], W[:, s], V[:, s]).detach() for s in self.chunks(flat, 4 * (1 + m))]
         return torch.cat(out, 1).reshape(m, *z.shape)
 
-    def _weight_gradients(self, z: Tensor, W: Tensor, V: Tensor, weights: tuple[Tensor, ...]) -> list[Tensor | None]:
-        """Gradient of Σ ⟨w, Jv⟩ with respect to the module's parameters."""
-        approximate = self._report is not None and "differences" in self._report.hessian
-        path = paths.weight_differences if approximate else paths.weight_gradients
-        total: list[Tensor | None] = [None] * len(weights)
-        for w, v in zip(W, V, strict=True):
-            parts = path(self._derived, z.detach(), w, v, weights)
-            total = [b if a is None else (a if b is None else a + b) for a, b in zip(total, parts, strict=True)]
-        return total
-
 
 def _normal_codes(d: int) -> Tensor:
     return torch.randn(4, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-class _Pushforward(torch.autograd.Function):
-    """J along tangents, with an exact backward.
-
-    Differentiating a forward-mode tangent can be silently wrong in PyTorch, so the gradient of ⟨w, Jv⟩ is taken as the
-    Hessian of ⟨w, φ⟩ times v (forward over reverse, w held fixed) instead.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, embedding: Embedding, z: Tensor, V: Tensor, *weights: Tensor) -> Tensor:
-        ctx.embedding = embedding
-        ctx.save_for_backward(z, V, *weights)
-        return embedding._push_now(z.detach(), V.detach())
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, W: Tensor) -> tuple[Tensor | None, ...]:
-        embedding: Embedding = ctx.embedding
-        z, V, *weights = ctx.saved_tensors
-        need = ctx.needs_input_grad
-        gz = embedding._hessian(z, W, V).sum(0) if need[1] else None
-        gV = embedding._pull(z, W) if need[2] else None
-        gw = embedding._weight_gradients(z, W, V, tuple(weights)) if any(need[3:]) else [None] * len(weights)
-        return (None, gz, gV, *gw)
-
-
-class _Leaf(torch.autograd.Function):
-    """Identity whose backward refuses: a clear error instead of a silently missing gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, name: str, *inputs: Tensor) -> Tensor:
-        ctx.name = name
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
-        raise NotImplementedError(
-            f"`{ctx.name}` is not differentiable; `tensor`, `inner`, `norm`, `log_volume` and `distance` are"
-        )
-
-
-def mark_constant(value: Tensor, name: str, *inputs: Tensor) -> Tensor:
-    """Mark a result computed from `inputs` as not differentiable, if a gradient could be asked of it."""
-    if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
-        return _Leaf.apply(value.detach(), name, *inputs)
-    return value.detach()

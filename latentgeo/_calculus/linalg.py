@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .errors import RankError, RankWarning
 
-__all__ = ["cholesky", "concave_part", "half_log_det", "solve"]
+__all__ = ["cholesky", "concave_part", "factored", "half_log_det", "root", "solve"]
 
 _MATRICES = 2**12  # in one call of eigh on an accelerator, which takes about 170 kB of workspace for each
 
@@ -22,10 +22,31 @@ def cholesky(G: Tensor, what: str) -> Tensor:
     RankError
         If any is rank-deficient to working precision; the message gives rank and condition number of the worst.
     """
-    factor, deficient = _factor(G)
+    factor, deficient = factored(G)
     if bool(deficient.any()):
         raise RankError(f"{what} needs an invertible metric tensor: {_describe(G, deficient)}")
     return factor
+
+
+def factored(G: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+    """Cholesky factors of G in float64, and which of them are singular to the precision G was computed in.
+
+    That is the precision of G itself, or of `dtype`.
+    """
+    eps = torch.finfo(dtype or G.dtype).eps
+    G64 = G.double()
+    scale = G64.diagonal(dim1=-2, dim2=-1).clamp_min(0.0).sqrt()
+    unit = torch.where(scale > 0, scale, 1.0)
+    factor, info = torch.linalg.cholesky_ex(G64 / unit[..., :, None] / unit[..., None, :])
+    pivot = factor.diagonal(dim1=-2, dim2=-1).square().amin(-1)
+    deficient = (info != 0) | ~(pivot > 4 * G.shape[-1] * eps) | ~(scale > 0).all(-1)
+    return factor * unit[..., :, None], deficient
+
+
+def root(G: Tensor) -> Tensor:
+    """Cholesky factors of G in float64, NaN where there is none: whoever asks goes on without those."""
+    factor, info = torch.linalg.cholesky_ex(G.double().nan_to_num(0.0, 0.0, 0.0))
+    return torch.where((info == 0)[..., None, None], factor, torch.nan)
 
 
 def solve(factor: Tensor, rhs: Tensor) -> Tensor:
@@ -37,7 +58,7 @@ def half_log_det(G: Tensor) -> Tensor:
     """½ log det G (*batch,), minus infinity (with a `RankWarning`) where G is rank-deficient."""
     G64 = G.double()
     with torch.no_grad():
-        _, deficient = _factor(G)
+        _, deficient = factored(G)
     eye = torch.eye(G.shape[-1], dtype=G64.dtype, device=G.device)
     safe = torch.where(deficient[..., None, None], eye, G64)
     value = torch.linalg.cholesky_ex(safe)[0].diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -78,17 +99,6 @@ def concave_part(A: Tensor) -> Tensor:
 def _concave_part(A: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(A)
     return (vectors * values.neg().clamp_min(0.0)[..., None, :]) @ vectors.mT
-
-
-def _factor(G: Tensor) -> tuple[Tensor, Tensor]:
-    """Cholesky factor of G in float64, and which of them are singular to the precision G was computed in."""
-    G64 = G.double()
-    scale = G64.diagonal(dim1=-2, dim2=-1).clamp_min(0.0).sqrt()
-    unit = torch.where(scale > 0, scale, 1.0)
-    factor, info = torch.linalg.cholesky_ex(G64 / unit[..., :, None] / unit[..., None, :])
-    pivot = factor.diagonal(dim1=-2, dim2=-1).square().amin(-1)
-    deficient = (info != 0) | ~(pivot > 4 * G.shape[-1] * torch.finfo(G.dtype).eps) | ~(scale > 0).all(-1)
-    return factor * unit[..., :, None], deficient
 
 
 def _describe(G: Tensor, deficient: Tensor) -> str:

@@ -7,17 +7,16 @@ has sectional curvature +1.
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._calculus import Embedding, check_latent, check_like
-from .._calculus.embedding import mark_constant
+from .._calculus import Embedding, check_latent, check_like, check_positive, mark_constant
 from .._calculus.linalg import cholesky, half_log_det, solve
 from . import curvature, matrix_free
+from ._fields import tensor_derivative
 
 __all__ = ["Metric", "check_period", "need_metric"]
 
@@ -72,6 +71,11 @@ class Metric(abc.ABC):
         """Device that codes must be on; None accepts any."""
         return None if self.embedding is None else self.embedding.device
 
+    @property
+    def flat_embedding(self) -> Embedding | None:
+        """The `embedding` where the space it maps into is Euclidean; None elsewhere."""
+        return self.embedding if self.ambient is None else None
+
     def check(self, z: Tensor, name: str = "z") -> None:
         """Raise unless `z` holds latent codes that this metric takes (see `check_latent`)."""
         check_latent(z, self.dim, self.dtype, self.device, name=name)
@@ -82,17 +86,6 @@ class Metric(abc.ABC):
         if key not in cache:
             cache[key] = build()
         return cache[key]
-
-    @property
-    def _field(self) -> Embedding:
-        """The map z ↦ vec G(z), with probed derivatives."""
-        name = f"tensor of {type(self).__name__}"
-        return self.cached("field", lambda: Embedding(lambda z: self.tensor(z).flatten(-2), dim=self.dim, name=name))
-
-    def _derivative(self, z: Tensor) -> Tensor:
-        """∂ₖGᵢⱼ as (..., i, j, k)."""
-        d = z.shape[-1]
-        return self._field.jacobian(z).unflatten(-2, (d, d))
 
     @abc.abstractmethod
     def tensor(self, z: Tensor) -> Tensor:
@@ -118,6 +111,8 @@ class Metric(abc.ABC):
 
     def norm(self, z: Tensor, v: Tensor) -> Tensor:
         """Length √(vᵀG(z)v) of tangent vectors, shape (*batch,)."""
+        self.check(z)
+        check_like(v, z, "v")
         return self.inner(z, v, v).clamp_min(0.0).sqrt()
 
     def product(self, z: Tensor, v: Tensor) -> Tensor:
@@ -253,7 +248,7 @@ class Metric(abc.ABC):
             If G is rank-deficient at any code.
         """
         self.check(z)
-        dG = self._derivative(z)
+        dG = tensor_derivative(self, z)
         lower = 0.5 * (dG.mT + dG - dG.movedim(-1, -3))
         # [k, i, j] = ½(∂ᵢGₖⱼ + ∂ⱼGₖᵢ − ∂ₖGᵢⱼ)
         return self._raise_index(z, lower, "christoffel")
@@ -284,7 +279,7 @@ class Metric(abc.ABC):
         self.check(z)
         check_like(v, z, "v")
         z, v = torch.broadcast_tensors(z, v)
-        dG = self._derivative(z)
+        dG = tensor_derivative(self, z)
         along, across = (torch.einsum(f"{s},...i,...j->...k", dG, v, v) for s in ("...kji", "...ijk"))
         lower = along - 0.5 * across
         return -solve(cholesky(self.tensor(z), "acceleration"), lower)
@@ -386,11 +381,10 @@ def check_period(period: Sequence[float | None] | None, dim: int | None) -> tupl
     """Return the period as a tuple, or raise ValueError if it is not one positive number or None per coordinate."""
     if period is None:
         return None
-    if dim is None or len(period) != dim:
-        raise ValueError(f"`period` must have one entry per latent coordinate (`dim` = {dim}), got {len(period)}")
+    if not hasattr(period, "__len__") or dim is None or len(period) != dim:
+        raise ValueError(f"`period` must have one entry per latent coordinate (`dim` = {dim}), got {period!r}")
     for p in period:
-        if p is not None and not (isinstance(p, (int, float)) and math.isfinite(p) and p > 0):
-            raise ValueError(f"`period` must hold positive numbers or None, got {p!r}")
+        check_positive(p, "period", optional=True)
     return tuple(None if p is None else float(p) for p in period)
 
 

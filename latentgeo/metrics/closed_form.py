@@ -8,15 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._calculus import Embedding, check_like
+from .._calculus import Embedding, check_integer, check_like
 from .base import Metric
 
 __all__ = ["Euclidean", "HalfPlane", "PoincareBall", "Sphere"]
-
-
-def _check_dim(dim: int | None, lowest: int, name: str) -> None:
-    if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool) or dim < lowest):
-        raise ValueError(f"`dim` of {name} must be an integer of at least {lowest} or None, got {dim!r}")
 
 
 class _Conformal(Metric):
@@ -66,7 +61,7 @@ class Euclidean(_Conformal):
     """
 
     def __init__(self, dim: int | None = None) -> None:
-        _check_dim(dim, 1, "Euclidean")
+        check_integer(dim, "dim", optional=True)
         self.dim = dim
         self.embedding = Embedding(torch.clone, dim=dim, name="identity")
         self._frozen = True
@@ -95,7 +90,7 @@ class Sphere(_Conformal):
     """
 
     def __init__(self, dim: int | None = None) -> None:
-        _check_dim(dim, 1, "Sphere")
+        check_integer(dim, "dim", optional=True)
         self.dim = dim
         self.embedding = Embedding(_to_sphere, dim=dim, name="inverse stereographic projection")
         self._frozen = True
@@ -135,7 +130,7 @@ class PoincareBall(_Open):
     """
 
     def __init__(self, dim: int | None = None) -> None:
-        _check_dim(dim, 1, "PoincareBall")
+        check_integer(dim, "dim", optional=True)
         self.dim = dim
         self._frozen = True
 
@@ -165,7 +160,7 @@ class HalfPlane(_Open):
     """
 
     def __init__(self, dim: int | None = 2) -> None:
-        _check_dim(dim, 2, "HalfPlane")
+        check_integer(dim, "dim", 2, optional=True)
         self.dim = dim
         self._frozen = True
 

@@ -9,52 +9,64 @@ R_ijkl = K (g_ik g_jl − g_il g_jk) where the curvature is a constant K, so tha
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .._calculus import DEFAULT_MAX_BYTES, RankError
-from .._calculus.embedding import mark_constant
+from .._calculus import DEFAULT_MAX_BYTES, RankError, check_flag, mark_constant
+from .._calculus.linalg import factored
+from ._fields import Ambient, tensor_derivative, tensor_field
 
 if TYPE_CHECKING:
+    from .._calculus import Embedding
     from .base import Metric
 
 __all__ = ["ricci", "riemann", "scalar", "second_fundamental_form", "sectional"]
 
 
-class Local(NamedTuple):
-    """Curvature at B codes in an orthonormal frame of m directions, in float64.
+class InFlat(NamedTuple):
+    """Curvature at B codes whose image lies in a flat space, in an orthonormal frame of m directions, float64.
 
-    `root` (B, m, m) is upper triangular, its columns are the directions in that frame. Either `normal` (B, m, m, k),
-    the normal parts of φ's second derivatives (in an orthonormal basis of their span) in a flat space, or the
-    curvature tensor `riemann` (B, m, m, m, m).
+    `root` (B, m, m) is upper triangular, its columns are the directions in that frame; `normal` (B, m, m, k) are the
+    normal parts of φ's second derivatives, in an orthonormal basis of their span.
     """
 
     root: Tensor
     singular: Tensor
-    normal: Tensor | None = None
-    riemann: Tensor | None = None
+    normal: Tensor
 
     def tensor(self) -> Tensor:
-        if self.normal is None:
-            assert self.riemann is not None  # noqa: S101 - one of the two is there
-            return self.riemann
+        """The curvature tensor, (B, m, m, m, m)."""
         return _swapped(_inner(self.normal, self.normal))
 
     def ricci(self) -> Tensor:
         """The contraction over the first and third index, (B, m, m)."""
-        if self.normal is None:
-            return torch.einsum("Babac->Bbc", self.tensor())
         n = self.normal  # never (B, m, m, m, m), which large d could not hold
         trace = torch.einsum("BaaD->BD", n)
         return torch.einsum("BD,BbcD->Bbc", trace, n) - torch.einsum("BacD,BabD->Bbc", n, n)
 
 
+class InFrame(NamedTuple):
+    """`InFlat` for all other metrics, with the curvature tensor itself in that frame, (B, m, m, m, m)."""
+
+    root: Tensor
+    singular: Tensor
+    riemann: Tensor
+
+    def tensor(self) -> Tensor:
+        """The curvature tensor, (B, m, m, m, m)."""
+        return self.riemann
+
+    def ricci(self) -> Tensor:
+        """The contraction over the first and third index, (B, m, m)."""
+        return torch.einsum("Babac->Bbc", self.riemann)
+
+
 def riemann(metric: Metric, z: Tensor, *, throw: bool) -> Tensor:
     """Curvature tensor R_ijkl, (*batch, d, d, d, d)."""
 
-    def compute(local: Local) -> Tensor:
+    def compute(local: InFlat | InFrame) -> Tensor:
         return _change(local.tensor(), local.root)
 
     return _on_axes(metric, "riemann", z, compute, 4, throw)
@@ -72,6 +84,7 @@ def scalar(metric: Metric, z: Tensor, *, throw: bool) -> Tensor:
 
 def sectional(metric: Metric, z: Tensor, u: Tensor, v: Tensor, *, throw: bool) -> Tensor:
     """Sectional curvature of the planes spanned by u and v, (*batch,); NaN where they are parallel."""
+    check_flag(throw, "throw")
     z, u, v = torch.broadcast_tensors(z, u, v)
     d = z.shape[-1]
     if d == 1:  # no planes
@@ -101,7 +114,7 @@ def second_fundamental_form(metric: Metric, z: Tensor, u: Tensor, v: Tensor) -> 
         )
     z, u, v = torch.broadcast_tensors(z, u, v)
     d = z.shape[-1]
-    ambient = getattr(metric, "_ambient", None)
+    ambient = None if metric.ambient is None else Ambient.of(metric.ambient)
 
     def compute(x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         J = phi.jacobian(x).double()
@@ -110,12 +123,12 @@ def second_fundamental_form(metric: Metric, z: Tensor, u: Tensor, v: Tensor) -> 
             Q, root = torch.linalg.qr(J)
             return _off(Q, bend), _dependent(root, x.dtype)
         y, s, t = phi(x), phi.jvp(x, a + b), phi.jvp(x, a - b)
-        A = ambient.function(y).double()
+        A = ambient(y).double()
         turn = 0.25 * (ambient.geodesic_term(y, s) - ambient.geodesic_term(y, t)).double()
         bend = bend + (turn / A if A.ndim == 2 else torch.linalg.solve(A, turn))
         AJ = _apply(A, J)
         G = J.mT @ AJ
-        root, singular = _factor(G, x.dtype)
+        root, singular = _upper(G, x.dtype)
         tangent = _solve(G, root, singular, torch.einsum("BDi,BD->Bi", AJ, bend)[:, None, None])[:, 0, 0]
         return bend - torch.einsum("BDi,Bi->BD", J, tangent), singular
 
@@ -130,9 +143,10 @@ def second_fundamental_form(metric: Metric, z: Tensor, u: Tensor, v: Tensor) -> 
 
 
 def _on_axes(
-    metric: Metric, name: str, z: Tensor, compute: Callable[[Local], Tensor], order: int, throw: bool
+    metric: Metric, name: str, z: Tensor, compute: Callable[[InFlat | InFrame], Tensor], order: int, throw: bool
 ) -> Tensor:
     """A tensor of that order in the coordinate axes, computed chunk by chunk."""
+    check_flag(throw, "throw")
     metric.check(z)
     d = z.shape[-1]
     flat = z.detach().reshape(-1, d)
@@ -187,13 +201,12 @@ def _refuse(singular: Tensor, what: str) -> None:
 # --- the curvature of a metric along m directions V (B, m, d) at codes z (B, d) -------------------------------------
 
 
-def _local(metric: Metric, z: Tensor, V: Tensor) -> Local:
-    ambient = getattr(metric, "_ambient", None)
-    if metric.embedding is None:
-        return _of_tensor(metric, z, V)
-    if ambient is not None:
-        return _of_curved(metric, ambient, z, V)
+def _local(metric: Metric, z: Tensor, V: Tensor) -> InFlat | InFrame:
     phi, d = metric.embedding, z.shape[-1]
+    if phi is None:
+        return _of_tensor(metric, z, V)
+    if metric.ambient is not None:
+        return _of_curved(phi, Ambient.of(metric.ambient), z, V)
     # One factorisation of [J, φ''] takes the second derivatives' tangential part away and keeps inner products of the
     # rest, in as many numbers as there are pairs of directions.
     columns = torch.cat([phi.jacobian(z).double(), _along_pairs(phi.second, z, V).mT], -1)
@@ -202,20 +215,18 @@ def _local(metric: Metric, z: Tensor, V: Tensor) -> Local:
     root = torch.linalg.qr(R[:, :d, :d] @ V.double().mT)[1]
     singular = _dependent(R[:, :d, :d], z.dtype)
     normal = _symmetric(R[:, d:, d:].mT, V.shape[1])
-    return Local(root, singular, _change(normal, _inverse(root, singular), axes=2))
+    return InFlat(root, singular, _change(normal, _inverse(root, singular), axes=2))
 
 
-def _of_curved(metric: Metric, ambient: Any, z: Tensor, V: Tensor) -> Local:
+def _of_curved(phi: Embedding, ambient: Ambient, z: Tensor, V: Tensor) -> InFrame:
     """Under an ambient metric A: its second derivatives along the image, first ones along the normal parts."""
-    phi = metric.embedding
-    assert phi is not None  # noqa: S101 - an ambient metric comes with one
     y, W = phi(z), V.double()
-    A = ambient.function(y).double()
+    A = ambient(y).double()
     J, H = phi.jacobian(z).double(), _stacked(phi.second, z, V)
     P = W @ J.mT  # (B, m, D), images of the directions
     AJ = _apply(A, J)
     G = J.mT @ AJ
-    root, singular = _factor(G, z.dtype)
+    root, singular = _upper(G, z.dtype)
 
     def form(F: Tensor, X: Tensor, Y: Tensor) -> Tensor:
         """F(X_a, Y_b) as (B, ..., a, b) for forms (B, ..., *A's shape)."""
@@ -246,13 +257,13 @@ def _of_curved(metric: Metric, ambient: Any, z: Tensor, V: Tensor) -> Local:
     return _framed(W @ G @ W.mT, singular, _swapped(products) + _curl(second), z.dtype)
 
 
-def _of_tensor(metric: Metric, z: Tensor, V: Tensor) -> Local:
+def _of_tensor(metric: Metric, z: Tensor, V: Tensor) -> InFrame:
     """From the metric tensor and its first and second derivatives."""
     d, W = z.shape[-1], V.double()
     G = metric.tensor(z).double()
-    dG = metric._derivative(z).double()  # [i, j, k] = ∂_k G_ij
-    root, singular = _factor(G, z.dtype)
-    ddG = _stacked(metric._field.second, z, V).unflatten(-1, (d, d))
+    dG = tensor_derivative(metric, z).double()  # [i, j, k] = ∂_k G_ij
+    root, singular = _upper(G, z.dtype)
+    ddG = _stacked(tensor_field(metric).second, z, V).unflatten(-1, (d, d))
     mixed = torch.einsum("Blik,Bak,Bbi->Babl", dG, W, W)
     lower = 0.5 * (mixed + mixed.transpose(1, 2) - torch.einsum("Bijl,Bai,Bbj->Babl", dG, W, W))
     gamma = _solve(G, root, singular, lower)
@@ -261,10 +272,10 @@ def _of_tensor(metric: Metric, z: Tensor, V: Tensor) -> Local:
     return _framed(W @ G @ W.mT, singular, _curl(second) - _swapped(products), z.dtype)
 
 
-def _framed(gram: Tensor, singular: Tensor, riemann: Tensor, dtype: torch.dtype) -> Local:
+def _framed(gram: Tensor, singular: Tensor, riemann: Tensor, dtype: torch.dtype) -> InFrame:
     """The curvature tensor on directions with that Gram matrix, in an orthonormal frame of theirs."""
-    root, _ = _factor(gram, dtype)
-    return Local(root, singular, riemann=_change(riemann, _inverse(root, singular)))
+    root, _ = _upper(gram, dtype)
+    return InFrame(root, singular, _change(riemann, _inverse(root, singular)))
 
 
 # --- small algebra --------------------------------------------------------------------------------------------------
@@ -339,14 +350,10 @@ def _dependent(root: Tensor, dtype: torch.dtype) -> Tensor:
     return ~(pivot > 16 * root.shape[-1] * torch.finfo(dtype).eps * length).all(-1)
 
 
-def _factor(G: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Upper factor of Gram matrices, and which of them are singular to the precision of `dtype`."""
-    scale = G.diagonal(dim1=-2, dim2=-1).clamp_min(0.0).sqrt()
-    unit = torch.where(scale > 0, scale, 1.0)
-    factor, info = torch.linalg.cholesky_ex(G / unit[..., :, None] / unit[..., None, :])
-    pivot = factor.diagonal(dim1=-2, dim2=-1).square().amin(-1)
-    singular = (info != 0) | ~(pivot > 4 * G.shape[-1] * torch.finfo(dtype).eps) | ~(scale > 0).all(-1)
-    return (factor * unit[..., :, None]).mT, singular
+def _upper(G: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Upper factors of Gram matrices, and which of them are singular to the precision of `dtype`."""
+    factor, singular = factored(G, dtype)
+    return factor.mT, singular
 
 
 def _apply(A: Tensor, J: Tensor) -> Tensor:

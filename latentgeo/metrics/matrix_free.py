@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .._calculus import DEFAULT_MAX_BYTES, Embedding, RankError, RankWarning, check_like
+from .._calculus import (
+    DEFAULT_MAX_BYTES,
+    Embedding,
+    RankError,
+    RankWarning,
+    check_flag,
+    check_integer,
+    check_like,
+    check_positive,
+)
 
 if TYPE_CHECKING:
     from .base import Metric
@@ -128,12 +137,10 @@ def conjugate_gradients(
     metric.check(z)
     check_like(w, z, "w")
     d = z.shape[-1]
+    check_positive(rtol, "rtol", optional=True)
+    check_integer(max_steps, "max_steps", optional=True)
     rtol = (1e-10 if z.dtype == torch.float64 else 1e-5) if rtol is None else rtol
     most = 2 * d if max_steps is None else max_steps
-    if not rtol > 0:
-        raise ValueError(f"`rtol` must be a positive number or None, got {rtol!r}")
-    if not isinstance(most, int) or isinstance(most, bool) or most < 1:
-        raise ValueError(f"`max_steps` must be a positive integer or None, got {max_steps!r}")
     z, w = (t.detach() for t in torch.broadcast_tensors(z, w))
     batch = z.shape[:-1]
     z, w = z.reshape(-1, d), w.reshape(-1, d).double()
@@ -172,6 +179,7 @@ def conjugate_gradients(
 
 def solve(metric: Metric, z: Tensor, w: Tensor, *, iterate: bool, throw: bool) -> Tensor:
     """G⁻¹w: by conjugate gradients where told to, and by a triangular factor of G where they do not converge."""
+    check_flag(throw, "throw")
     metric.check(z)
     check_like(w, z, "w")
     z, w = (t.detach() for t in torch.broadcast_tensors(z, w))
@@ -194,6 +202,7 @@ def random_tangent(
     metric: Metric, z: Tensor, random_state: int | torch.Generator | None, *, throw: bool, iterate: bool
 ) -> Tensor:
     """Tangent vectors from N(0, G⁻¹): R⁻¹w with G = RᵀR and w ~ N(0, I), or G⁻¹Jᵀw, whose covariance is G⁻¹JᵀJG⁻¹."""
+    check_flag(throw, "throw")
     metric.check(z)
     z = z.detach()
     generator = generator_of(random_state, z.device)
@@ -286,7 +295,7 @@ def jacobian(phi: Embedding, z: Tensor) -> Tensor:
     if room >= d:
         return phi.jacobian(z)
     eye = torch.eye(d, dtype=z.dtype, device=z.device)
-    rows = [torch.cat([phi._push(row[None], part[:, None])[:, 0] for part in eye.split(room)]) for row in z]
+    rows = [torch.cat([phi.jvp_stack(row[None], part[:, None])[:, 0] for part in eye.split(room)]) for row in z]
     return torch.stack(rows).mT
 
 
@@ -309,9 +318,9 @@ def _gram(phi: Embedding, z: Tensor, block: int) -> Tensor:
     d = z.shape[-1]
     eye = torch.eye(d, dtype=z.dtype, device=z.device)
     if d * phi.out_dim(z[None]) * z.element_size() <= phi.max_bytes:
-        J = torch.cat([phi._push(z[None], part[:, None])[:, 0] for part in eye.split(block)])
+        J = torch.cat([phi.jvp_stack(z[None], part[:, None])[:, 0] for part in eye.split(block)])
         return J @ J.mT
-    rows = [phi._pull(z[None], phi._push(z[None], part[:, None]))[:, 0] for part in eye.split(block)]
+    rows = [phi.vjp_stack(z[None], phi.jvp_stack(z[None], part[:, None]))[:, 0] for part in eye.split(block)]
     G = torch.cat(rows)
     return 0.5 * (G + G.mT)
 
@@ -326,9 +335,8 @@ def estimate_log_volume(
 ) -> LogVolumeEstimate:
     """Stochastic Lanczos quadrature of ½ log det G; see `Metric.estimate_log_volume`."""
     metric.check(z)
-    for name, value, least in (("n_probes", n_probes, 2), ("n_steps", n_steps, 2)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
+    check_integer(n_probes, "n_probes", 2)
+    check_integer(n_steps, "n_steps", 2)
     batch, d = z.shape[:-1], z.shape[-1]
     generator = generator_of(random_state, z.device)
     codes = z.detach().reshape(-1, d)

@@ -12,43 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._calculus import Embedding, check_like
-from .._calculus.embedding import mark_constant
+from .._calculus import Embedding, check_integer, check_like, mark_constant
 from .._calculus.linalg import cholesky, solve
+from ._fields import Ambient
 from .base import Metric, check_period
 from .matrix_free import gram, log_volume
 
 __all__ = ["ExpectedMetric", "FisherRaoMetric", "PullbackMetric"]
 
 _LARGE, _HUGE = 16, 512  # from where J is factored rather than G, and from where neither is formed if it can be helped
-
-
-class _Ambient:
-    """Metric tensor field A(x) on the embedding space: diagonal (B, D) or full (B, D, D)."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self.function = function
-        self.field = Embedding(lambda x: self.function(x).flatten(1), name="ambient metric")
-
-    def apply(self, x: Tensor, X: Tensor) -> Tensor:
-        """A(x)X for x (B, D) and stacked vectors X (m, B, D)."""
-        A = self.function(x)
-        if A.shape == x.shape:
-            return A * X
-        if A.shape == (*x.shape, x.shape[-1]):
-            return torch.einsum("Bij,mBj->mBi", A, X)
-        raise ValueError(
-            f"`ambient` must map (B, D) to a diagonal (B, D) or to (B, D, D), got {tuple(A.shape)} for {tuple(x.shape)}"
-        )
-
-    def geodesic_term(self, x: Tensor, w: Tensor) -> Tensor:
-        """(∂_w A)w − ½∇(wᵀAw), the lowered Christoffel term of the ambient space along w."""
-        D = x.shape[-1]
-        change = self.field.jvp(x, w)
-        if change.shape[-1] == D:
-            return change * w - 0.5 * self.field.vjp(x, w * w)
-        outer = (w[:, :, None] * w[:, None, :]).flatten(1)
-        return torch.einsum("Bij,Bj->Bi", change.unflatten(-1, (D, D)), w) - 0.5 * self.field.vjp(x, outer)
 
 
 class PullbackMetric(Metric):
@@ -90,6 +62,7 @@ class PullbackMetric(Metric):
         *,
         period: Sequence[float | None] | None = None,
     ) -> None:
+        check_integer(dim, "dim", optional=True)
         if not isinstance(phi, Embedding):
             module = phi if isinstance(phi, torch.nn.Module) else None
             phi = Embedding(phi, dim=dim, module=module, name=type(phi).__name__ if module is not None else "phi")
@@ -99,9 +72,8 @@ class PullbackMetric(Metric):
             raise TypeError(f"`ambient` must be callable or None, got {type(ambient).__name__}")
         self.embedding: Embedding = phi
         self.dim = phi.dim if dim is None else dim
-        self.ambient = ambient
+        self.ambient: Ambient | None = None if ambient is None else Ambient.of(ambient)
         self.period = check_period(period, self.dim)
-        self._ambient = None if ambient is None else _Ambient(ambient)
         self._frozen = True
 
     def __repr__(self) -> str:
@@ -121,13 +93,13 @@ class PullbackMetric(Metric):
 
     def _lowered(self, z: Tensor, columns: Tensor) -> Tensor:
         """A(φ(z)) applied to stacked vectors (m, B, D)."""
-        return columns if self._ambient is None else self._ambient.apply(self.embedding(z), columns)
+        return columns if self.ambient is None else self.ambient.apply(self.embedding(z), columns)
 
     def tensor(self, z: Tensor) -> Tensor:
         """Metric tensor JᵀJ (or JᵀAJ) at codes (*batch, d), shape (*batch, d, d)."""
 
         def compute(z: Tensor) -> Tensor:
-            if self._ambient is None:
+            if self.ambient is None:
                 return gram(self.embedding, z)
             J = self.embedding.pushforward_basis(z)
             return torch.einsum("iBD,jBD->Bij", J, self._lowered(z, J))
@@ -141,7 +113,7 @@ class PullbackMetric(Metric):
 
         def compute(z: Tensor, v: Tensor) -> Tensor:
             Jv = self.embedding.jvp(z, v)
-            if self._ambient is None:
+            if self.ambient is None:
                 return torch.linalg.vector_norm(Jv, dim=-1)
             return (Jv * self._lowered(z, Jv[None])[0]).sum(-1).clamp_min(0.0).sqrt()
 
@@ -171,7 +143,7 @@ class PullbackMetric(Metric):
         return mark_constant(result, "product", z, v)
 
     def _iterates(self, z: Tensor) -> bool:
-        return z.shape[-1] >= _HUGE and self._ambient is None
+        return z.shape[-1] >= _HUGE and self.ambient is None
 
     def log_volume(self, z: Tensor) -> Tensor:
         """Logarithm of the measure element, ½ log det G, shape (*batch,): see `Metric.log_volume`.
@@ -180,9 +152,9 @@ class PullbackMetric(Metric):
         to the square of what Cholesky's does.
         """
         self.check(z)
-        learns = any(p.requires_grad for p in self.embedding._parameters())
+        learns = any(p.requires_grad for p in self.embedding.parameters())
         graph = torch.is_grad_enabled() and (z.requires_grad or learns)
-        if z.shape[-1] < _LARGE or self._ambient is not None or graph:
+        if z.shape[-1] < _LARGE or self.ambient is not None or graph:
             return super().log_volume(z)
         with torch.no_grad():
             return log_volume(self, z)
@@ -208,9 +180,9 @@ class PullbackMetric(Metric):
             else:
                 bend = self.embedding.hvp_stack(z, AJ, v.expand(J.shape[0], *v.shape))
                 lower = torch.einsum("kBi,Bi->Bk", bend, v)
-            if self._ambient is not None:
+            if self.ambient is not None:
                 speed = torch.einsum("kBD,Bk->BD", J, v)
-                lower = lower + torch.einsum("kBD,BD->Bk", J, self._ambient.geodesic_term(self.embedding(z), speed))
+                lower = lower + torch.einsum("kBD,BD->Bk", J, self.ambient.geodesic_term(self.embedding(z), speed))
             return -solve(cholesky(rows @ columns.mT, "acceleration"), lower)
 
         with torch.no_grad():
@@ -219,7 +191,7 @@ class PullbackMetric(Metric):
 
     def christoffel(self, z: Tensor) -> Tensor:
         """Christoffel symbols Γᵏᵢⱼ, shape (*batch, k, i, j). Not differentiable for a flat target space."""
-        if self._ambient is not None:
+        if self.ambient is not None:
             return super().christoffel(z)
 
         def compute(z: Tensor) -> Tensor:

@@ -5,13 +5,12 @@ Arvanitidis, Hansen, Hauberg, "A Locally Adaptive Normal Distribution", NIPS 201
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from .._calculus import Embedding
+from .._calculus import Embedding, check_positive
 from .base import Metric, need_metric
 from .pullback import PullbackMetric
 from .tensor import TensorMetric
@@ -111,9 +110,8 @@ class LocalDiagonalMetric(TensorMetric):
             raise ValueError(f"`data` must be a floating-point tensor of shape (N, d) with N >= 1, got {got}")
         if not bool(data.isfinite().all()):
             raise ValueError("`data` must be finite, got NaN or infinite values")
-        for name, value in (("sigma", sigma), ("rho", rho)):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"`{name}` must be a positive number, got {value!r}")
+        check_positive(sigma, "sigma")
+        check_positive(rho, "rho")
         self.data, self.sigma, self.rho = data.detach().clone(), float(sigma), float(rho)
         super().__init__(self._tensor, dim=data.shape[1])
 

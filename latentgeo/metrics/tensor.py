@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from .._calculus import check_integer
 from .base import Metric, check_period
 
 __all__ = ["TensorMetric"]
@@ -29,8 +30,9 @@ class TensorMetric(Metric):
 
     Raises
     ------
-    ValueError
-        From `tensor`, if the function returns another shape or an asymmetric tensor.
+    TypeError, ValueError
+        If `function` is not callable, or `dim` or `period` is out of range; from `tensor`, if the function returns
+        another shape.
 
     Examples
     --------
@@ -49,6 +51,7 @@ class TensorMetric(Metric):
     ) -> None:
         if not callable(function):
             raise TypeError(f"`function` must be callable, got {type(function).__name__}")
+        check_integer(dim, "dim", optional=True)
         self.function = function
         self.dim = dim
         self.period = check_period(period, dim)

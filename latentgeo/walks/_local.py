@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._calculus.embedding import DEFAULT_MAX_BYTES, Embedding
-from .._calculus.linalg import _factor
+from .._calculus.linalg import factored
 from ..metrics import Metric, PullbackMetric
 
 __all__ = ["Local", "flat_embedding", "in_chunks"]
@@ -61,7 +61,7 @@ class Local:
             self.tensor = rows @ rows.mT
         self.finite = self.tensor.isfinite().flatten(1).all(-1) & z.isfinite().all(-1)
         eye = torch.eye(z.shape[-1], dtype=self.tensor.dtype, device=z.device)
-        factor, deficient = _factor(torch.where(self.finite[:, None, None], self.tensor, eye))
+        factor, deficient = factored(torch.where(self.finite[:, None, None], self.tensor, eye))
         self.factor, self.regular = factor, self.finite & ~deficient
 
     def select(self, keep: Tensor) -> Local:

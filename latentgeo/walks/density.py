@@ -12,8 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .._calculus.embedding import DEFAULT_MAX_BYTES
-from .._calculus.errors import check_like
+from .._calculus import DEFAULT_MAX_BYTES, check_like
 from ._random import generator
 
 __all__ = ["KernelDensity"]
@@ -107,12 +106,12 @@ class KernelDensity:
 
     def __call__(self, z: Tensor) -> Tensor:
         """Log density at codes (*batch, d), shape (*batch,); differentiable."""
-        check_like(z, self.codes, "z")
+        check_like(z, self.codes, "z", like="codes")
         return _LogDensity.apply(z, self)
 
     def value_and_gradient(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Log density (*batch,) and its gradient (*batch, d) at codes (*batch, d), in one pass."""
-        check_like(z, self.codes, "z")
+        check_like(z, self.codes, "z", like="codes")
         d, h2 = z.shape[-1], self.bandwidth**2
         flat = z.detach().reshape(-1, d).double()
         values, slopes = [z.new_empty(0, dtype=torch.float64)], [flat[:0]]

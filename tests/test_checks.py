@@ -1,0 +1,82 @@
+"""Argument checks: one wording for flags, whole numbers, positive numbers and vectors, whoever asks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from latentgeo._calculus import as_tolerance, check_flag, check_integer, check_like, check_positive
+from latentgeo.metrics import LocalDiagonalMetric, PullbackMetric, Sphere, TensorMetric
+
+JUNK = [0, 1, None, "no", 1.0, np.array([True])]
+ZERO = torch.zeros(2, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("value", JUNK)
+def test_flags(value):
+    with pytest.raises(TypeError, match="`throw` must be True or False, got"):
+        check_flag(value, "throw")
+    check_flag(True, "throw")
+    check_flag(None, "progress", optional=True)
+
+
+@pytest.mark.parametrize("value", [0, -3, 2.0, True, "3", None, np.float64(3), 10**400 * -1])
+def test_integers(value):
+    with pytest.raises(ValueError, match="`n_points` must be an integer of at least 1, got"):
+        check_integer(value, "n_points")
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan"), True, "1", None, 1j, np.float32(-1)])
+def test_positive_numbers(value):
+    with pytest.raises(ValueError, match="`rtol` must be a positive finite number, got"):
+        check_positive(value, "rtol")
+
+
+def test_numbers_of_numpy_are_numbers():
+    check_integer(np.int64(3), "n_points", 3)
+    check_positive(np.float32(1e-3), "rtol")
+    assert as_tolerance(np.float64(1e-4), torch.float32) == 1e-4
+    assert as_tolerance(None, torch.float64) == 1e-6
+    with pytest.raises(ValueError, match="`rtol` must be a positive finite number or None, got 0"):
+        as_tolerance(0, torch.float64)
+
+
+def test_vectors_are_told_what_they_should_be_like():
+    with pytest.raises(TypeError, match=r"`v` has dtype torch\.float32 but `z` has torch\.float64; cast with"):
+        Sphere(2).norm(ZERO, ZERO.float())
+    with pytest.raises(ValueError, match="`b` must have 2 latent coordinates on its last axis, as `a` has, got shape"):
+        check_like(torch.zeros(3), torch.zeros(2), "b", like="a")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m, z: m.riemann(z, throw=1),
+        lambda m, z: m.ricci(z, throw=None),
+        lambda m, z: m.scalar_curvature(z, throw="yes"),
+        lambda m, z: m.gauss_curvature(z, throw=0),
+        lambda m, z: m.sectional_curvature(z, z, z, throw=0),
+        lambda m, z: m.solve(z, z, throw=1),
+        lambda m, z: m.random_tangent(z, throw=1),
+    ],
+)
+def test_flags_of_metrics(call):
+    with pytest.raises(TypeError, match="`throw` must be True or False, got"):
+        call(Sphere(2), ZERO)
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda: TensorMetric(lambda z: z, dim=-1), "dim"),
+        (lambda: PullbackMetric(Sphere(2).embedding, dim="2"), "dim"),
+        (lambda: PullbackMetric(lambda z: z, dim=2, period=3.0), "period"),
+        (lambda: PullbackMetric(lambda z: z, dim=2, period=(1.0, "x")), "period"),
+        (lambda: LocalDiagonalMetric(torch.zeros(2, 2), sigma="wide", rho=1.0), "sigma"),
+        (lambda: LocalDiagonalMetric(torch.zeros(2, 2), sigma=1.0, rho=True), "rho"),
+    ],
+)
+def test_arguments_of_metrics(build, name):
+    with pytest.raises(ValueError, match=f"`{name}` must"):
+        build()
