@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,16 @@ def test_version_has_one_source():
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     assert lg.__version__ == setup["metadata"]["version"]
     assert setup["metadata"]["version"] not in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_changelog_and_citation_tell_the_version():
+    version = lg.__version__
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    head = re.search(r"^## \[(.+?)\] - (\d{4}-\d\d-\d\d)$", changes, re.MULTILINE)
+    assert head is not None
+    assert head[1] == version
+    assert f"version: {version}\ndate-released: {head[2]}\n" in citation
 
 
 def test_python_floor_agrees_with_the_linter():
