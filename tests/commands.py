@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typer.testing import CliRunner
 
-from latentgeo.cli import app
+from latentgeo._cli.app import app
 
 
 def run(*arguments, code=0):

@@ -20,9 +20,9 @@ from numpy.testing import assert_allclose
 from typer.testing import CliRunner
 
 import latentgeo as lg
-from latentgeo import cli, plot
-from latentgeo._cli import solving
-from latentgeo.cli import app
+from latentgeo import plot
+from latentgeo._cli import demo, distances, solving
+from latentgeo._cli.app import app
 from latentgeo.decoders import MLP
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,7 +107,7 @@ def test_console_script_and_module():
 
 def test_help_needs_no_torch():
     code = (
-        "import sys; from typer.testing import CliRunner; from latentgeo.cli import app;"
+        "import sys; from typer.testing import CliRunner; from latentgeo._cli.app import app;"
         "CliRunner().invoke(app, ['--help']); print('torch' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -323,7 +323,7 @@ def test_warnings_are_one_line(checkpoint, tmp_path, monkeypatch):
     def warn(*_):
         warnings.warn("if it ends in a sigmoid, pass Bernoulli(output='probs')", UserWarning, stacklevel=1)
 
-    monkeypatch.setattr(cli, "place", warn)
+    monkeypatch.setattr(distances, "place", warn)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         result = CliRunner().invoke(app, ["distances", checkpoint, "--out", str(tmp_path / "o.npy")])
@@ -479,7 +479,7 @@ def test_demo_finds_the_shipped_checkpoint_from_anywhere(tmp_path, monkeypatch):
 
 def test_demo_without_the_shipped_checkpoint(tmp_path, monkeypatch):
     """As in an installed wheel, which carries no checkpoints."""
-    monkeypatch.setattr(cli, "_SHIPPED", tmp_path / "mnist-2d.safetensors")
+    monkeypatch.setattr(demo, "_SHIPPED", tmp_path / "mnist-2d.safetensors")
     message = refused("demo")
     assert "CHECKPOINT must be given" in message
     assert "latentgeo demo PATH" in message

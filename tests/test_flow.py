@@ -363,7 +363,7 @@ def test_the_shipped_prior_beats_normal_distributions_on_the_codes_it_is_for():
 def test_the_command_line_fits_a_prior_to_a_checkpoints_codes(tmp_path):
     from typer.testing import CliRunner
 
-    from latentgeo.cli import app
+    from latentgeo._cli.app import app
 
     out = tmp_path / "prior.safetensors"
     words = ["train", "flow", "--data", "checkpoints/digits-2d.safetensors", "--out", str(out), "--epochs", "1"]

@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 import latentgeo as lg
-from latentgeo.cli import app
+from latentgeo._cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -26,6 +26,8 @@ class Group(TyperGroup):
             context = super().make_context(info_name, args, parent, **extra)
         except _UsageError as error:
             raise _told(error, given) from None
+        except KeyboardInterrupt:
+            raise _stopped(None) from None
         context.obj = {**(context.obj or {}), "given": given}
         return context
 
@@ -41,9 +43,7 @@ class Group(TyperGroup):
                 raise _told(error, ctx.obj["given"]) from None
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt) or interrupts.came():
-                    text, code = interrupts.outcome(ctx.invoked_subcommand if ctx.parent is None else ctx.info_name)
-                    _line(text)
-                    raise typer.Exit(code) from None
+                    raise _stopped(ctx.invoked_subcommand if ctx.parent is None else ctx.info_name) from None
                 if not isinstance(error, _TOLD) or ctx.params.get("traceback"):
                     raise
                 _line(str(error) or type(error).__name__)
@@ -62,6 +62,13 @@ def _told(error: Exception, given: list[str]) -> Exception:
     got = "" if value is None or repr(value) in message else f", got {value!r}"
     _line(f"{message}{got}; `{where} --help` lists what it takes")
     return typer.Exit(2)
+
+
+def _stopped(command: str | None) -> typer.Exit:
+    """What to raise for an interrupt once it is told in a line."""
+    text, code = interrupts.outcome(command)
+    _line(text)
+    return typer.Exit(code)
 
 
 def _value(names: list[str], given: list[str]) -> str | None:
