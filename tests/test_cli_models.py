@@ -428,4 +428,29 @@ def test_a_whole_module_is_refused_with_advice(nets, here, tmp_path):
     torch.save(made(nets, "plain"), tmp_path / "whole.pt")
     message = refused("info", *own(tmp_path / "whole.pt", "plain"), "--likelihood", "deterministic")
     assert "torch.save(module.state_dict(), ...)" in message
-    assert "latentgeo.load(..., trust=True)" in message
+    assert "pass --trust if you know" in message
+
+
+def test_with_trust_a_whole_network_needs_no_builder(nets, here, tmp_path, codes):
+    network, meaning = made(nets, "plain"), ("--latent-dim", 2, "--likelihood", "deterministic")
+    torch.save(network, tmp_path / "whole.pt")
+    torch.jit.trace(network, torch.zeros(3, 2)).save(tmp_path / "program.pt")
+    for name in ("whole.pt", "program.pt"):
+        path, out = tmp_path / name, tmp_path / f"{name}.npy"
+        run("distances", "--weights", path, "--trust", *meaning, "--codes", codes, "--pairs", 3, "--out", out)
+        compare(out, lg.wrap(network, 2, "deterministic"), codes)
+        assert "must not be given" in refused("info", *own(path, "plain"), "--likelihood", "deterministic", "--trust")
+        assert "--trust instead of --builder" in refused("info", "--weights", path, *meaning)
+    message = refused("info", *own(tmp_path / "program.pt", "plain"), "--likelihood", "deterministic")
+    assert "is a TorchScript program" in message
+    assert "pass --trust" in message
+    assert "--trust must go with --weights" in refused("info", "checkpoints/digits-2d.safetensors", "--trust")
+
+
+def test_a_prefix_picks_a_part_of_a_model(nets, here, tmp_path):
+    state = {f"net.decoder.{name}": value for name, value in made(nets, "plain").state_dict().items()}
+    torch.save({"state_dict": {**state, "net.encoder.weight": torch.zeros(3)}}, tmp_path / "lightning.ckpt")
+    given = ("info", *own(tmp_path / "lightning.ckpt", "plain"), "--likelihood", "deterministic")
+    assert refused(*given).endswith("pass --prefix net.decoder.")
+    assert "Decoder(2 → " in run(*given, "--prefix", "net.decoder.").stdout
+    assert "no tensors under 'encoder.'" in refused(*given, "--prefix", "encoder.")

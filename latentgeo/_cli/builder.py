@@ -56,9 +56,7 @@ def _find(spec: str, option: str) -> Callable[..., Any]:
         raise ValueError(f"{option} {_FORM}; got the file {name!r}: write {stem}:{path or 'function'}{where}")
     if not path or not all(part.isidentifier() for part in [*name.split("."), *path.split(".")]):
         raise ValueError(f"{option} {_FORM}; got {spec!r}")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    look_here()
     try:
         importlib.invalidate_caches()
         found: Any = importlib.import_module(name)
@@ -81,6 +79,13 @@ def _find(spec: str, option: str) -> Callable[..., Any]:
     if isinstance(found, torch.nn.Module) or not callable(found):
         raise ValueError(f"{option} {_FORM}; {spec} is itself a {type(found).__name__}")
     return found
+
+
+def look_here() -> None:
+    """Imports look in the current folder first."""
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
 
 
 def _file(name: str) -> str:

@@ -130,7 +130,9 @@ def in_options(text: str) -> str:
 
 
 _SPELLINGS = (
-    (r"\bpass trust=True", "load it in Python with latentgeo.load(..., trust=True)"),
+    (r"\btrust=True", "--trust"),
+    (r"\bprefix='([^']*)'", r"--prefix \1"),
+    (r"\bprefix=(?!\w)", "--prefix"),
     (r"\bencoder_builder=(?!\w)", "--encoder-builder MODULE:FUNCTION"),
     (r"\bbuilder=(?!\w)", "--builder MODULE:FUNCTION"),
     (r"\blatent_dim=(?!\w)", "--latent-dim"),

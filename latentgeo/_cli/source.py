@@ -32,7 +32,13 @@ class Source:
         Path | None,
         typer.Argument(help="A trained model, as written by latentgeo.save (.safetensors).", show_default=False),
     ] = None
-    weights: Annotated[Path | None, _own("Its state dict (.pt, .pth, .ckpt or .safetensors).", metavar="FILE")] = None
+    weights: Annotated[
+        Path | None,
+        _own(
+            "Its state dict (.pt, .pth, .ckpt or .safetensors); with --trust also a whole module or program (.pt2).",
+            metavar="FILE",
+        ),
+    ] = None
     builder: Annotated[
         str | None,
         _own("The function that returns its network, looked for in this folder first.", metavar="MODULE:FUNCTION"),
@@ -72,6 +78,14 @@ class Source:
     inverse_dispersion: Annotated[
         str | None, _own("negative-binomial: r of the variance m + m²/r.", metavar="NUMBER|FILE")
     ] = None
+    prefix: Annotated[
+        str | None,
+        _own("Take only the weights whose names start with this, and take it off, as in decoder.", metavar="TEXT"),
+    ] = None
+    trust: Annotated[
+        bool,
+        _own("Let FILE run code: a pickled module, TorchScript or torch.export program, which needs no builder."),
+    ] = False
     encoder_builder: Annotated[
         str | None,
         typer.Option(
@@ -109,8 +123,9 @@ class Source:
         except Exception as error:  # the network is the user's: it can fail in any way
             if self.weights is None or isinstance(error, Warning):
                 raise
+            network = "the network" if self.builder is None else f"the network of --builder {self.builder}"
             raise ValueError(
-                f"the network of --builder {self.builder} fails on codes of shape (n, {self.latent_dim}), which is "
+                f"{network} fails on codes of shape (n, {self.latent_dim}), which is "
                 f"what --latent-dim says: {type(error).__name__}: {error}"
             ) from error
 
@@ -134,6 +149,7 @@ class Source:
 
     def _foreign(self, weights: Path) -> LatentModel:
         import latentgeo as lg
+        from latentgeo._cli.builder import look_here
         from latentgeo.io.native import open_safetensors
 
         if self.checkpoint is not None:
@@ -141,12 +157,15 @@ class Source:
                 f"either CHECKPOINT or --weights must be given, not both; got {self.checkpoint} and --weights {weights}"
             )
         needed = {"--builder": self.builder, "--latent-dim": self.latent_dim, "--likelihood": self.likelihood}
+        if self.trust:
+            del needed["--builder"]
         if missing := [name for name, value in needed.items() if value is None]:
             choices = (
                 f" (one of {', '.join(f.value for f in families.Family)})" if missing[-1] == "--likelihood" else ""
             )
+            whole = " (a whole module or program needs --trust instead of --builder)" if "--builder" in missing else ""
             raise ValueError(
-                f"--weights must go with {' and '.join(missing)}{choices}, since a file of weights cannot say"
+                f"--weights must go with {' and '.join(missing)}{choices}, since a file of weights cannot say{whole}"
             )
         if self.encoder_builder is not None:
             raise ValueError("--encoder-builder must go with a CHECKPOINT; --weights needs no encoder")
@@ -160,7 +179,16 @@ class Source:
         options = {name: value for name, value in self._of_weights().items() if name in _LIKELIHOOD_OPTIONS}
         assert self.likelihood is not None  # noqa: S101 - checked above
         likelihood = families.build(self.likelihood, options)
-        return lg.load(weights, builder=self._builder(), latent_dim=self.latent_dim, likelihood=likelihood)
+        if self.trust:
+            look_here()  # for the classes of a pickled module
+        return lg.load(
+            weights,
+            builder=self._builder(),
+            latent_dim=self.latent_dim,
+            likelihood=likelihood,
+            prefix=self.prefix,
+            trust=self.trust,
+        )
 
     def _of_weights(self) -> dict[str, Any]:
         return {
@@ -171,6 +199,8 @@ class Source:
             "--output": self.output,
             "--class-axis": self.class_axis,
             "--inverse-dispersion": self.inverse_dispersion,
+            "--prefix": self.prefix,
+            "--trust": self.trust or None,
         }
 
     def _builder(self) -> Callable[..., Any] | None:

@@ -19,6 +19,7 @@ from latentgeo.decoders._modules import find_modules, module_of
 from latentgeo.decoders.decoder import Context, Core, Decoder, tensors
 from latentgeo.decoders.likelihoods import Categorical, Likelihood, as_likelihood
 from latentgeo.decoders.outputs import family, read
+from latentgeo.decoders.programs import as_module
 
 _N_CODES = 4
 
@@ -35,11 +36,12 @@ def wrap(
     Parameters
     ----------
     obj : torch.nn.Module, callable or object with a `decode` method
-        Takes codes (B, latent_dim), and the context if any; `decode` is preferred where there is one. It returns a
-        tensor, a (mean, scale) tuple, a `torch.distributions` Normal, Bernoulli, Categorical, OneHotCategorical,
-        Poisson, NegativeBinomial or Exponential (also inside Independent), a mapping (keys:
-        `latentgeo.decoders.outputs.ALIASES`) or an object with a tensor `.sample` or ["reconstruction"], each with the
-        batch as its first axis. Images are flattened; `Decoder.data_shape` remembers their shape.
+        Takes codes (B, latent_dim), and the context if any; `decode` is preferred where there is one. TorchScript and
+        exported programs (`torch.export`) are modules too. It returns a tensor, a (mean, scale) tuple, a
+        `torch.distributions` Normal, Bernoulli, Categorical, OneHotCategorical, Poisson, NegativeBinomial or
+        Exponential (also inside Independent), a mapping (keys: `latentgeo.decoders.outputs.ALIASES`) or an object with
+        a tensor `.sample` or ["reconstruction"], each with the batch as its first axis. Images are flattened;
+        `Decoder.data_shape` remembers their shape.
     latent_dim : int
         d, the number of latent coordinates.
     likelihood : Likelihood or str, optional
@@ -81,7 +83,7 @@ def wrap(
     """
     latent_dim = _positive(latent_dim)
     family_given = None if likelihood is None else as_likelihood(likelihood)
-    function, entry = _function(obj)
+    function, entry = _function(as_module(obj))
     module = module_of(function)
     if module is not None and (coarse := _coarse(module)) is not None:
         function, module = _in_single(function, module, coarse)
@@ -96,7 +98,7 @@ def wrap(
     core = Core(function, module, family_given or _Unknown(), _context(context))
     codes = _codes(core, latent_dim)
     with torch.no_grad():
-        output = core.output(codes)
+        output = _first_output(core, codes, module)
         named, shape = read(output, _N_CODES)
         family_given = _declared(output, family_given, shape)
         core = core.replace(reads=family_given)
@@ -110,6 +112,19 @@ def wrap(
     decoder = Decoder(core, latent_dim, shape, entry=entry)
     decoder.embedding.probe(codes)
     return decoder
+
+
+def _first_output(core: Core, codes: Tensor, module: nn.Module | None) -> Any:
+    try:
+        return core.output(codes)
+    except NotImplementedError as error:
+        if module is None or core.function is not module:
+            raise
+        parts = ", ".join(f".{name}" for name, _ in module.named_children())
+        raise TypeError(
+            f"obj must be a decoder: {type(module).__name__} has neither `decode` nor a `forward` that works "
+            f"({error}); wrap the part of it that takes codes{f' (it has {parts})' if parts else ''}"
+        ) from error
 
 
 def _coarse(module: nn.Module) -> torch.dtype | None:

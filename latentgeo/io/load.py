@@ -18,13 +18,14 @@ from latentgeo.decoders.likelihoods import as_likelihood
 from latentgeo.decoders.networks import UnknownBuilderError, build
 from latentgeo.decoders.outputs import read
 from latentgeo.decoders.precision import PrecisionReport, RBFPrecision
+from latentgeo.decoders.programs import as_module
 from latentgeo.decoders.wrap import wrap
 from latentgeo.io.errors import CheckpointError, shorten
 from latentgeo.io.model import LatentModel
 from latentgeo.io.native import Contents, field, foreign, open_safetensors
 from latentgeo.io.pickled import read_pickled
 
-_PICKLED = (".pt", ".pth", ".ckpt")
+_PICKLED = (".pt", ".pth", ".ckpt", ".pt2")
 
 
 def load(
@@ -35,6 +36,7 @@ def load(
     latent_dim: int | None = None,
     likelihood: Any = None,
     context: Any = None,
+    prefix: str | None = None,
     trust: bool = False,
 ) -> LatentModel:
     """A model from a file.
@@ -43,7 +45,8 @@ def load(
     ----------
     path : path
         A native checkpoint (`.safetensors`), or weights: a state dict in a `.pt`, `.pth` or `.ckpt` file (also under
-        the key "state_dict") or in a foreign `.safetensors` file.
+        the key "state_dict", as Lightning writes it) or in a foreign `.safetensors` file. With `trust` also a whole
+        pickled module, a TorchScript program or an exported one (`.pt2`).
     builder : callable, optional
         Returns the decoder's module, whose state dict the weights are. Needed for weights, and for native checkpoints
         of modules that are not latentgeo's own.
@@ -51,9 +54,12 @@ def load(
         The same for the encoder of a native checkpoint.
     latent_dim, likelihood, context
         As for `wrap`; needed for weights, where nothing in the file says them. Not for native checkpoints.
+    prefix : str, optional
+        For weights: take only the tensors whose names start with this, and take it off: "decoder." picks the decoder
+        out of a whole model.
     trust : bool
-        Allow unpickling, which runs whatever code the file holds: only for files whose origin you know. A whole
-        pickled module then needs no builder.
+        Allow unpickling and programs, which run whatever code the file holds: only for files whose origin you know.
+        Whole modules and programs then need no builder.
 
     Returns
     -------
@@ -81,8 +87,11 @@ def load(
     if file.suffix == ".safetensors":
         contents = open_safetensors(file)
         if contents.header is not None:
-            if latent_dim is not None or likelihood is not None or context is not None:
-                raise TypeError("latent_dim, likelihood and context are in the header of a native checkpoint already")
+            if any(given is not None for given in (latent_dim, likelihood, context, prefix)):
+                raise TypeError(
+                    "latent_dim, likelihood and context are in the header of a native checkpoint already, and prefix "
+                    "is for weights"
+                )
             return _native(contents, contents.header, builder, encoder_builder)
         if builder is None:
             raise foreign(file)
@@ -95,12 +104,16 @@ def load(
         )
     if latent_dim is None or likelihood is None:
         raise TypeError(f"latent_dim= and likelihood= must be given, since {file} holds weights and cannot say them")
-    module = _from_state(file, state, builder)
+    module = as_module(_from_state(file, state, builder, prefix))
     return LatentModel(wrap(module.eval().requires_grad_(False), latent_dim, likelihood, context=context))
 
 
-def _from_state(path: Path, state: Any, builder: Callable[..., nn.Module] | None) -> nn.Module:
+def _from_state(
+    path: Path, state: Any, builder: Callable[..., nn.Module] | None, prefix: str | None = None
+) -> nn.Module:
     if isinstance(state, nn.Module):
+        if builder is not None or prefix is not None:
+            raise TypeError(f"builder= and prefix= must not be given: {path} holds a whole network, not weights alone")
         return state
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
@@ -111,8 +124,18 @@ def _from_state(path: Path, state: Any, builder: Callable[..., nn.Module] | None
             path, "holds weights but not the network they belong to; pass builder=, a callable that returns the module"
         )
     module = _call(builder, {}, "builder")
-    _fill(path, module, {str(k): v for k, v in state.items()}, "the builder's module")
+    own = {str(name): value for name, value in state.items()}
+    _fill(path, module, _under(path, own, prefix or ""), "the builder's module", whole=not prefix)
     return module
+
+
+def _under(path: Path, state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix`, by the rest of their names."""
+    found = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+    if not found:
+        starts = sorted({name.partition(".")[0] + "." for name in state if "." in name})
+        raise CheckpointError(path, f"has no tensors under {prefix!r}; its names start with {_some(starts)}")
+    return found
 
 
 def _call(builder: Callable[..., nn.Module], arguments: Mapping[str, Any], name: str) -> nn.Module:
@@ -122,8 +145,10 @@ def _call(builder: Callable[..., nn.Module], arguments: Mapping[str, Any], name:
     return module
 
 
-def _compare(path: Path, module: nn.Module, shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
-    """Raise unless the file's tensors are exactly those of the module."""
+def _compare(
+    path: Path, module: nn.Module, shapes: Mapping[str, tuple[int, ...]], what: str, whole: bool = False
+) -> None:
+    """Raise unless the file's tensors are exactly those of the module; `whole`: they could be part of the file's."""
     wanted = {name: tuple(v.shape) for name, v in module.state_dict().items() if isinstance(v, Tensor)}
     problems = []
     if missing := sorted(set(wanted) - set(shapes)):
@@ -133,15 +158,31 @@ def _compare(path: Path, module: nn.Module, shapes: Mapping[str, tuple[int, ...]
     wrong = [name for name in wanted if name in shapes and shapes[name] != wanted[name]]
     problems += [f"{shorten(n)} has the shape {shapes[n]}, expected {wanted[n]}" for n in wrong[:3]]
     if problems:
+        if whole and (prefixes := _prefixes(wanted, shapes)):
+            choice = " or ".join(f"prefix={prefix!r}" for prefix in prefixes[:3])
+            problems.append(f"but there are tensors that fit exactly: pass {choice}")
         raise CheckpointError(path, f"does not fit {what}: {'; '.join(problems)}")
+
+
+def _prefixes(wanted: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Prefixes under which exactly the wanted tensors are."""
+    first = next(iter(wanted), None)
+    if first is None:
+        return []
+    prefixes = {name.removesuffix(first) for name in shapes if name.endswith(f".{first}")}
+    return sorted(
+        prefix
+        for prefix in prefixes
+        if {name.removeprefix(prefix): s for name, s in shapes.items() if name.startswith(prefix)} == dict(wanted)
+    )
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(shorten(name) for name in names[:3]) + (", …" if len(names) > 3 else "")
 
 
-def _fill(path: Path, module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    _compare(path, module, {name: tuple(v.shape) for name, v in state.items()}, what)
+def _fill(path: Path, module: nn.Module, state: Mapping[str, Tensor], what: str, whole: bool = False) -> None:
+    _compare(path, module, {name: tuple(v.shape) for name, v in state.items()}, what, whole)
     try:
         module.load_state_dict(dict(state), assign=True)
     except RuntimeError as error:
