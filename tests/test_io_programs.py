@@ -12,7 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from latentgeo.decoders import Bernoulli, wrap
-from latentgeo.decoders.programs import Program
+from latentgeo.decoders._programs import Program
 from latentgeo.io import CheckpointError, load, save
 
 MEANING = {"latent_dim": 2, "likelihood": Bernoulli(output="logits")}

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from latentgeo.decoders._modules import find_modules, module_of
+from latentgeo.decoders._programs import as_module
 from latentgeo.decoders.decoder import Context, Core, Decoder, tensors
 from latentgeo.decoders.likelihoods import Categorical, Likelihood, as_likelihood
 from latentgeo.decoders.outputs import family, read
-from latentgeo.decoders.programs import as_module
 
 _N_CODES = 4
 

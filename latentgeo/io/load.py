@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latentgeo.decoders._programs import as_module
 from latentgeo.decoders.decoder import Core, Decoder
 from latentgeo.decoders.likelihoods import as_likelihood
 from latentgeo.decoders.networks import UnknownBuilderError, build
 from latentgeo.decoders.outputs import read
 from latentgeo.decoders.precision import PrecisionReport, RBFPrecision
-from latentgeo.decoders.programs import as_module
 from latentgeo.decoders.wrap import wrap
 from latentgeo.io.errors import CheckpointError, shorten
 from latentgeo.io.model import LatentModel

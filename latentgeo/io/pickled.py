@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from latentgeo.decoders.programs import read as read_program
+from latentgeo.decoders._programs import read as read_program
 from latentgeo.io.errors import CheckpointError, shorten
 
 _CODE_BYTES = 64 * 2**20  # how much larger than the file the code of a program may be, which is compressed
