@@ -15,7 +15,7 @@ ZERO = torch.zeros(2, dtype=torch.float64)
 
 @pytest.mark.parametrize("value", JUNK)
 def test_flags(value):
-    with pytest.raises(TypeError, match="`throw` must be True or False, got"):
+    with pytest.raises(ValueError, match="`throw` must be True or False, got"):
         check_flag(value, "throw")
     check_flag(True, "throw")
     check_flag(None, "progress", optional=True)
@@ -62,7 +62,7 @@ def test_vectors_are_told_what_they_should_be_like():
     ],
 )
 def test_flags_of_metrics(call):
-    with pytest.raises(TypeError, match="`throw` must be True or False, got"):
+    with pytest.raises(ValueError, match="`throw` must be True or False, got"):
         call(Sphere(2), ZERO)
 
 

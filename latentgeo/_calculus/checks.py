@@ -15,9 +15,9 @@ __all__ = ["as_tolerance", "check_flag", "check_integer", "check_latent", "check
 
 
 def check_flag(value: object, name: str, *, optional: bool = False) -> None:
-    """Raise TypeError unless `value` is True or False, or None where it is `optional`."""
+    """Raise ValueError unless `value` is True or False, or None where it is `optional`."""
     if not (isinstance(value, bool) or (optional and value is None)):
-        raise TypeError(f"`{name}` must be {'True, False or None' if optional else 'True or False'}, got {value!r}")
+        raise ValueError(f"`{name}` must be {'True, False or None' if optional else 'True or False'}, got {value!r}")
 
 
 def check_integer(value: object, name: str, least: int = 1, *, optional: bool = False) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from .._calculus import DEFAULT_MAX_BYTES
 from ..metrics import Metric, need_metric
-from ._solvers.newton import Newton, Solution
+from ._solvers.newton import Newton
 from ._solvers.sobolev import Sobolev
+from ._solvers.solution import Solution
 from ._starts import nearest_lift, other_starts, starting_curves
 from .curve import Curve, arc_length
 from .geodesic import Geodesic, Status

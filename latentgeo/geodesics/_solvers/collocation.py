@@ -19,8 +19,10 @@ from ..._calculus import RankError
 from ...metrics import Metric
 from ..curve import Curve, arc_length, equal_speed
 from ..geodesic import Status
-from .newton import Solution
-from .refinement import check_options, doubled, judge
+from .options import check_options
+from .refinement import doubled
+from .solution import Solution
+from .verdict import judge
 
 __all__ = ["Collocation"]
 
@@ -71,11 +73,7 @@ class Collocation:
     rtol: float = 1e-3
 
     def __post_init__(self) -> None:
-        check_options(
-            self,
-            counts={"n_points": 3, "max_points": self.n_points if isinstance(self.n_points, int) else 3},
-            positive=("rtol",),
-        )
+        check_options(self, n_points=3)
 
     def solve(self, metric: Metric, start: Curve) -> Solution:
         """Solve for geodesics near the starting curves (B, n, d), which have finite, distinct ends."""

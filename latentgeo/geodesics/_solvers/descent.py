@@ -12,6 +12,7 @@ from torch import Tensor
 from ..._calculus import BlockTridiagonal, concave_part
 from ..geodesic import Status
 from .energy import Energy, Model
+from .verdict import concave_step
 
 __all__ = ["Descent"]
 
@@ -144,31 +145,12 @@ class Descent:
 
     def _fall_off(self, index: Tensor, model: Model) -> Tensor:
         """Leave a saddle along a direction of negative curvature, to the side where the energy falls most."""
-        diagonal, upper = model.exact()
-        n = diagonal.shape[1]
-        # a fixed direction that is the same for both orientations of the curve
-        w = torch.sin(torch.pi * torch.linspace(0, 1, n + 2, dtype=diagonal.dtype, device=diagonal.device)[1:-1])
-        w = w[None, :, None] * torch.linspace(1.0, 1.5, diagonal.shape[-1]).to(w)
-        w = w.expand(len(index), -1, -1)
-        trace = model.base.diagonal(dim1=-2, dim2=-1).mean((-2, -1))[:, None, None]
-        shift = torch.full_like(trace, 1e-4)
-        eye = torch.eye(diagonal.shape[-1], dtype=diagonal.dtype, device=diagonal.device)
-        for _ in range(12):  # the least shift that makes the Hessian definite brings out its most negative direction
-            factor = BlockTridiagonal(diagonal + (shift * trace)[..., None] * eye, upper)
-            indefinite = ~factor.positive_definite
-            if not bool(indefinite.any()):
-                break
-            shift = torch.where(indefinite[:, None, None], 4 * shift, shift)
-        for _ in range(3):
-            w = factor.solve(w).nan_to_num(0.0)
-            w = w / w.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-300)
-        stretch = torch.einsum("Bni,Bnij,Bnj->B", w, model.base, w).clamp_min(1e-300)
-        size = (2 * self.value[index] / stretch).sqrt()[:, None, None]
+        step = concave_step(model, self.value[index])
         best, at = self.value[index].clone(), self.z[index].clone()
         left = torch.zeros(len(index), dtype=torch.bool, device=index.device)
-        for factor_ in (0.1, -0.1, 0.03, -0.03):
+        for part in (0.1, -0.1, 0.03, -0.03):
             trial = self.z[index].clone()
-            trial[:, 1:-1] += (factor_ * size * w).to(trial.dtype)
+            trial[:, 1:-1] += (part * step).to(trial.dtype)
             value, noise = self.energy.value(trial)
             better = value < best - 4 * noise
             best, at[better] = torch.where(better, value, best), trial[better]

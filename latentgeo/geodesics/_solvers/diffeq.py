@@ -17,7 +17,7 @@ from ...metrics import Metric
 from .._ode import Flow, Hermite, Shot, acceleration
 from ..curve import Curve
 from ..geodesic import Status
-from .refinement import check_options
+from .options import check_options
 
 __all__ = ["TorchDiffEq"]
 
@@ -69,7 +69,7 @@ class TorchDiffEq:
     n_points: int = 33
 
     def __post_init__(self) -> None:
-        check_options(self, counts={"max_steps": 1, "n_points": 2}, positive=("rtol",), optional=("rtol",))
+        check_options(self, max_steps=1, n_points=2)
         if self.method not in _ADAPTIVE + _FIXED:
             raise ValueError(f"`method` must be one of {', '.join(_ADAPTIVE + _FIXED)}, got {self.method!r}")
 

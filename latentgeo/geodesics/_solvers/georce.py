@@ -12,12 +12,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..._calculus import Embedding
+from ..._calculus import Embedding, as_tolerance
 from ...metrics import Metric
 from ..curve import Curve
 from ..geodesic import Status
-from .newton import Solution
-from .refinement import Descended, check_options, doubled, refine, tolerance
+from .options import check_options
+from .refinement import Descended, doubled, refine
+from .solution import Solution
 
 __all__ = ["Georce"]
 
@@ -72,20 +73,11 @@ class Georce:
     max_steps: int = 500
 
     def __post_init__(self) -> None:
-        check_options(
-            self,
-            counts={
-                "n_points": 3,
-                "max_points": self.n_points if isinstance(self.n_points, int) else 3,
-                "max_steps": 1,
-            },
-            positive=("rtol", "residual_tol"),
-            optional=("residual_tol",),
-        )
+        check_options(self, n_points=3, max_steps=1)
 
     def solve(self, metric: Metric, start: Curve) -> Solution:
         """Solve for geodesics in the basins of the starting curves (B, n, d), which have finite, distinct ends."""
-        tol = tolerance(self.residual_tol, start.nodes)
+        tol = as_tolerance(self.residual_tol, start.nodes.dtype)
         return refine(
             metric,
             start,
@@ -101,7 +93,7 @@ class _Form:
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
-        self.flat = metric.embedding if metric.ambient is None else None
+        self.flat = metric.flat_embedding
         if self.flat is None:
 
             def form(y: Tensor) -> Tensor:

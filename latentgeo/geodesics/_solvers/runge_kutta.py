@@ -10,12 +10,12 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from ..._calculus import DEFAULT_MAX_BYTES, as_tolerance
+from ..._calculus import DEFAULT_MAX_BYTES, as_tolerance, check_flag
 from ...metrics import Metric
 from .._ode import LONGEST, Dense, Flow, Hermite, Shot, integrate, lengths
 from ..curve import Curve
 from ..geodesic import Status
-from .refinement import check_options
+from .options import check_options
 
 __all__ = ["RungeKutta"]
 
@@ -65,15 +65,8 @@ class RungeKutta:
     checked: bool = True
 
     def __post_init__(self) -> None:
-        most = self.n_points if isinstance(self.n_points, int) else 2
-        check_options(
-            self,
-            counts={"max_steps": 1, "n_points": 2, "max_points": most},
-            positive=("rtol",),
-            optional=("rtol",),
-        )
-        if not isinstance(self.checked, bool):
-            raise ValueError(f"`checked` must be True or False, got {self.checked!r}")
+        check_options(self, max_steps=1, n_points=2)
+        check_flag(self.checked, "checked")
 
     def _rtol(self, z: Tensor) -> float:
         return as_tolerance(self.rtol, z.dtype)

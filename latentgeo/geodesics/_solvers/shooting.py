@@ -11,14 +11,16 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from ..._calculus import as_tolerance
 from ...metrics import Metric
 from .._ode import Shot, lengths
 from ..curve import Curve, arc_length, equal_speed
 from ..geodesic import Status
 from ..jacobi import propagate
-from .newton import Solution
-from .refinement import check_options, judge, tolerance
+from .options import check_options
 from .runge_kutta import RungeKutta
+from .solution import Solution
+from .verdict import judge
 
 __all__ = ["Aimed", "Shooting", "aim"]
 
@@ -72,16 +74,7 @@ class Shooting:
     max_steps: int = 50
 
     def __post_init__(self) -> None:
-        check_options(
-            self,
-            counts={
-                "n_points": 3,
-                "max_points": self.n_points if isinstance(self.n_points, int) else 3,
-                "max_steps": 1,
-            },
-            positive=("rtol", "residual_tol"),
-            optional=("residual_tol",),
-        )
+        check_options(self, n_points=3, max_steps=1)
 
     def solve(self, metric: Metric, start: Curve) -> Solution:
         """Solve for geodesics near the starting curves (B, n, d), which have finite, distinct ends."""
@@ -91,7 +84,7 @@ class Shooting:
         v = begin.velocity(torch.zeros(1, dtype=torch.float64, device=a.device))[:, 0]
         speed = lengths(metric, a, v[:, None])[:, 0]
         v = torch.where(speed > 0, entry / torch.where(speed > 0, speed, 1.0), 1.0)[:, None].to(v.dtype) * v
-        tol = min(tolerance(self.residual_tol, a), 0.25 * self.rtol)
+        tol = min(as_tolerance(self.residual_tol, a.dtype), 0.25 * self.rtol)
         points = (self.n_points, self.max_points)
         found = aim(metric, a, b, v, tol=tol, max_steps=self.max_steps, points=points, along=begin)
         return self._collect(metric, found, entry, b)

@@ -11,16 +11,17 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from ..._calculus import DEFAULT_MAX_BYTES
+from ..._calculus import DEFAULT_MAX_BYTES, as_tolerance, check_flag
 from ...metrics import Metric
 from ..curve import Curve, Quadrature, arc_length
 from ..geodesic import Status
 from .lanczos import certify, escape
 from .laplacian import Laplacian
 from .lbfgs import Descent
-from .newton import Solution
+from .options import check_options
 from .products import Products, products_of
-from .refinement import _LONGER, Descended, _Refinement, check_options, doubled, tolerance
+from .refinement import Level, Refinement, doubled
+from .solution import Solution
 
 __all__ = ["Sobolev"]
 
@@ -86,15 +87,8 @@ class Sobolev:
     certify: bool | None = None
 
     def __post_init__(self) -> None:
-        least = self.n_points if isinstance(self.n_points, int) else 3
-        check_options(
-            self,
-            counts={"n_points": 3, "max_points": least, "max_steps": 1, "memory": 1},
-            positive=("rtol", "residual_tol"),
-            optional=("residual_tol",),
-        )
-        if not (self.certify is None or isinstance(self.certify, bool)):
-            raise ValueError(f"`certify` must be True, False or None, got {self.certify!r}")
+        check_options(self, n_points=3, max_steps=1, memory=1)
+        check_flag(self.certify, "certify", optional=True)
 
     def curve_bytes(self, d: int) -> int:
         """Bytes that one curve takes over a whole solve; a level's own memory is bounded within it."""
@@ -112,18 +106,20 @@ def _levels(solver: Sobolev) -> list[int]:
     return levels
 
 
-class _MatrixFree(_Refinement):
+class _MatrixFree(Refinement):
     """The shared refinement, each level first solved loosely and, if it is the last one needed, to the tolerance."""
 
-    fair_ratio = _FAIR_RATIO
-
     def __init__(self, solver: Sobolev, metric: Metric, start: Curve) -> None:
-        super().__init__(metric, start, _levels(solver), solver.n_points, solver.rtol, _unused)
+        super().__init__(metric, start, _levels(solver), solver.n_points, solver.rtol)
         self.solver = solver
-        self.tol = tolerance(solver.residual_tol, start.nodes)
+        self.tol = as_tolerance(solver.residual_tol, start.nodes.dtype)
         self.budget = DEFAULT_MAX_BYTES if metric.embedding is None else metric.embedding.max_bytes
 
-    def _solve(self, index: Tensor, nodes: Tensor, n: int, *, last: bool) -> tuple[Tensor, Tensor]:
+    def polygons(self, curves: Curve, n: int) -> tuple[Tensor, Quadrature, float]:
+        nodes, spans, _ = super().polygons(curves, n)
+        return nodes, spans, _FAIR_RATIO
+
+    def solve_level(self, index: Tensor, nodes: Tensor, n: int, *, last: bool) -> tuple[Tensor, Tensor]:
         d = nodes.shape[-1]
         size = max(1, self.budget // (8 * (n * d * (2 * self.solver.memory + 12) + 2 * d * d)))
         parts = [self._group(index[i : i + size], nodes[i : i + size], n, last) for i in range(0, len(index), size)]
@@ -144,38 +140,24 @@ class _MatrixFree(_Refinement):
             if not near:
                 descent.precondition(self._laplacian(descent.z, near=True))
             saddle = self._tighten(descent, worth)
-            spans = _replace(spans, worth, arc_length(self.metric, Curve(descent.z[worth]), rtol=self.rtol))
-        curve = Curve(descent.z)
-        error = self._error(index, spans, descent)
-        self.length[index], self.error[index] = spans.length, error
-        self.energy[index] = 0.5 * (n - 1) * spans.segments.square().sum(-1)
-        self.residual[index] = descent.residual
-        self.steps[index] += descent.steps
-        self.points[index] = n
-
-        converged, fatal = descent.are(Status.CONVERGED), descent.are(Status.NOT_FINITE) | ~spans.length.isfinite()
-        # nodes that jumped across thin ridges lower the polygon's energy but not the curve's length
-        longer = spans.length > self.entry[index] * (1 + max(_LONGER, self.rtol))
-        failed_before = self.failed[index]
-        self.failed[index] = ~converged & ~longer
-        accurate = (error <= self.rtol * spans.length) & (n >= self.least)
-        done = (accurate & converged & worth & ~longer) | fatal | last | (failed_before & self.failed[index])
-        for k in done.nonzero()[:, 0].tolist():
-            status = descent.status[k]
-            if bool(fatal[k]):
-                status = Status.NOT_FINITE
-            elif status is Status.CONVERGED and bool(longer[k]):
-                status = Status.UNRESOLVED
-            elif status is Status.CONVERGED and not bool(accurate[k]):
-                status = Status.MAX_POINTS
-            elif status is Status.CONVERGED and bool(saddle[k]):
-                status = Status.NOT_MINIMAL
-            self.status[int(index[k])] = status
+            better = arc_length(self.metric, Curve(descent.z[worth]), rtol=self.rtol)
+            spans = spans.replaced(worth.nonzero()[:, 0], better)
+        curve, fatal = Curve(descent.z), descent.are(Status.NOT_FINITE) | ~spans.length.isfinite()
+        found = Level(
+            curve,
+            spans,
+            self._error(index, spans, descent),
+            descent.residual,
+            descent.steps,
+            descent.status,
+            fatal,
+            curve.refined(),
+            ready=worth,
+            saddle=saddle,
+        )
+        done, finer = self.settle(index, nodes, found, last=last)
         if bool(done.any()):
             self._certify(index, done, descent)
-            self.pieces.append((index[done], curve.select(done)))
-        self.entry[index] = torch.where(longer, self.entry[index], spans.length)
-        finer = torch.where(longer[:, None, None], Curve(nodes).refined(), curve.refined())
         return index[~done], finer[~done]
 
     def _laplacian(self, nodes: Tensor, *, near: bool) -> Laplacian:
@@ -200,7 +182,7 @@ class _MatrixFree(_Refinement):
         if self.solver.certify is False or (self.solver.certify is None and d > _CHEAP):
             return
         if d <= _DENSEST:
-            self._judge(index[done], descent.z[done])
+            self.judge(index[done], descent.z[done])
             return
         won = torch.tensor([self.status[k] is Status.CONVERGED for k in index.tolist()], device=index.device)
         if bool(won.any()):
@@ -234,16 +216,3 @@ class _MatrixFree(_Refinement):
             if not bool(which.any()):
                 break
         return saddle
-
-
-def _unused(nodes: Tensor) -> Descended:
-    raise NotImplementedError
-
-
-def _replace(spans: Quadrature, which: Tensor, new: Quadrature) -> Quadrature:
-    index = which.nonzero()[:, 0]
-    return Quadrature(
-        spans.segments.index_copy(0, index, new.segments),
-        spans.error.index_copy(0, index, new.error),
-        spans.chord.index_copy(0, index, new.chord),
-    )

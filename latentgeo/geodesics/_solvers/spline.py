@@ -15,12 +15,14 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from ..._calculus import as_tolerance
 from ...metrics import Metric
 from ..curve import Curve
 from ..geodesic import Status
 from .energy import ChordEnergy, Energy, energy_of
-from .newton import Solution
-from .refinement import Descended, check_options, doubled, refine, tolerance
+from .options import check_options
+from .refinement import Descended, doubled, refine
+from .solution import Solution
 
 __all__ = ["Spline"]
 
@@ -72,12 +74,7 @@ class Spline:
     max_steps: int = 500
 
     def __post_init__(self) -> None:
-        check_options(
-            self,
-            counts={"n_knots": 3, "max_points": 9, "max_steps": 1},
-            positive=("rtol", "residual_tol"),
-            optional=("residual_tol",),
-        )
+        check_options(self, n_knots=3, max_points=9, max_steps=1)
         if self.max_points < self.n_points:
             raise ValueError(
                 f"`max_points` must be at least 4·(n_knots − 1) + 1 = {self.n_points}, got {self.max_points}"
@@ -90,7 +87,7 @@ class Spline:
 
     def solve(self, metric: Metric, start: Curve) -> Solution:
         """Solve for geodesics in the basins of the starting curves (B, n, d), which have finite, distinct ends."""
-        tol = tolerance(self.residual_tol, start.nodes)
+        tol = as_tolerance(self.residual_tol, start.nodes.dtype)
         levels = [n for n in doubled(self.n_points, self.max_points) if (n - 1) % _PER_KNOT == 0]
         return refine(
             metric,
