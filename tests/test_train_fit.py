@@ -261,6 +261,22 @@ def test_resuming_gives_bitwise_the_same_weights(data, tmp_path, epoch):
     assert not (tmp_path / "m.ckpt").exists()
 
 
+class Interrupt(Callback):
+    """Ctrl-C in the middle of an epoch."""
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_is_the_callers_to_handle_and_keeps_the_last_epoch(data, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(RECIPE, data, out=tmp_path / "m.safetensors", trainer={"callbacks": [Interrupt()]}, **OPTIONS)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [file.name for file in tmp_path.iterdir()] == ["m.ckpt"]
+
+
 SCRIPT = """
 import torch, latentgeo as lg
 from latentgeo import train

@@ -5,6 +5,7 @@ Both arrive as a KeyboardInterrupt in the main thread, so that files half writte
 
 from __future__ import annotations
 
+import gc
 import signal
 from typing import Any
 
@@ -35,7 +36,8 @@ def came() -> bool:
 
 
 def outcome(command: str | None) -> tuple[str, int]:
-    """What to say of an interrupted command, and its exit code."""
+    """What to say of an interrupted command that ends now, and its exit code."""
+    gc.freeze()  # or Python searches all of torch for garbage on its way out, which takes seconds on a busy machine
     number = signal.Signals(_received[0]) if _received else signal.SIGINT
     more = f"; {_GOES_ON[command]}" if command in _GOES_ON else ""
     return f"{_WORDS[number]}{more}", 128 + number

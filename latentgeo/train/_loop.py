@@ -83,10 +83,13 @@ def drive(learner: Learner, x: Tensor, watched: Tensor | None, run: Run) -> Outc
         )
         start = _start(run)
         driver.clock = _now()
-        trainer.fit(driver, ckpt_path=None if start is None else str(start), weights_only=True)
+        try:
+            trainer.fit(driver, ckpt_path=None if start is None else str(start), weights_only=True)
+        except SystemExit:  # what Lightning makes of Ctrl-C, which need not end the caller's program
+            if not trainer.interrupted:
+                raise
+            raise KeyboardInterrupt from None
     learner.drive(None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     outcome = driver.outcome
     outcome.seconds, outcome.cpu_seconds = driver.spent()
     if driver.best is not None:
@@ -304,9 +307,13 @@ class Saver(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write beside, then replace."""
         partial = self.path.with_name(f".{self.path.name}.partial")
-        trainer.save_checkpoint(partial)
-        if trainer.is_global_zero:
-            partial.replace(self.path)
+        try:
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                partial.replace(self.path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
         trainer.strategy.barrier()
 
 
