@@ -14,6 +14,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from latentgeo._calculus.seeds import numpy_random
+
 from ..decoders import Decoder
 from ..io import LatentModel
 from ..metrics import ExpectedMetric, FisherRaoMetric, Metric
@@ -91,7 +93,7 @@ def diagnose(
     for name, value in (("n_codes", n_codes), ("n_pairs", n_pairs), ("n_neighbors", n_neighbors)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise ValueError(f"`{name}` must be a positive integer, got {value!r}")
-    rng = random_state if isinstance(random_state, np.random.RandomState) else np.random.RandomState(random_state)
+    rng = numpy_random(random_state)
     labels = None
     if isinstance(model, LatentModel):
         labels = model.labels if codes is None else None

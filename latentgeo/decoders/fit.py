@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from latentgeo._calculus.checks import check_integer, check_positive
+from latentgeo._calculus.seeds import numpy_random
 from latentgeo.decoders.decoder import Core, Decoder
 from latentgeo.decoders.ensemble import Ensemble
 from latentgeo.decoders.likelihoods import Gaussian
@@ -107,13 +109,14 @@ def fit_precision(
     >>> [round(s, 2) for s in fitted.std(torch.tensor([50.0, 0.0])).tolist()]  # far away it saturates at 1e-3 ** -0.5
     [31.62, 31.62]
     """
-    if not isinstance(decoder, Decoder) or isinstance(decoder, Ensemble):
-        advice = "fit its members, then make an ensemble of them" if isinstance(decoder, Ensemble) else "see `wrap`"
-        raise TypeError(f"decoder must be a single Decoder; got {type(decoder).__name__}: {advice}")
+    if isinstance(decoder, Ensemble):
+        raise TypeError("decoder must be a Decoder, not an Ensemble: fit its members, then make an ensemble of them")
+    if not isinstance(decoder, Decoder):
+        raise TypeError(f"decoder must be a Decoder (see `wrap`); got {type(decoder).__name__}")
     _check_options(n_centers, bandwidth, floor, n_iter, min_variance, holdout, max_bytes)
     samples, x = _check_data(decoder, codes, data)
     m, n = samples.shape[:2]
-    rng = np.random.RandomState(random_state) if not isinstance(random_state, np.random.RandomState) else random_state
+    rng = numpy_random(random_state)
     order = rng.permutation(n)
     n_heldout = min(n - 1, max(1, round(holdout * n))) if holdout > 0 else 0
     held, train = order[:n_heldout], order[n_heldout:]
@@ -203,7 +206,7 @@ def edge_ratio(
     """
     from sklearn.neighbors import NearestNeighbors
 
-    rng = np.random.RandomState(random_state) if not isinstance(random_state, np.random.RandomState) else random_state
+    rng = numpy_random(random_state)
     points = codes.detach().cpu().double().numpy()
     k = min(n_neighbors, len(points) - 1)
     if k < 1:
@@ -234,15 +237,12 @@ def _check_options(
     max_bytes: int,
 ) -> None:
     for name, value in (("n_centers", n_centers), ("n_iter", n_iter), ("max_bytes", max_bytes)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"{name} must be a positive integer; got {value!r}")
-    if bandwidth is None or floor is None:
-        raise ValueError("bandwidth and floor must be positive and finite; got None")
-    for name, number in (("bandwidth", bandwidth), ("floor", floor), ("min_variance", min_variance)):
-        if number is not None and (not math.isfinite(number) or number <= 0):
-            raise ValueError(f"{name} must be positive and finite; got {number!r}")
-    if not 0 <= holdout < 1:
-        raise ValueError(f"holdout must be a fraction in [0, 1); got {holdout!r}")
+        check_integer(value, name)
+    check_positive(bandwidth, "bandwidth")
+    check_positive(floor, "floor")
+    check_positive(min_variance, "min_variance", optional=True)
+    if isinstance(holdout, bool) or not isinstance(holdout, (int, float)) or not 0 <= holdout < 1:
+        raise ValueError(f"`holdout` must be a fraction in [0, 1), got {holdout!r}")
 
 
 def _check_data(decoder: Decoder, codes: Any, data: Any) -> tuple[Tensor, Tensor]:

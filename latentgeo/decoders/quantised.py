@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from latentgeo._calculus.seeds import torch_random
 from latentgeo.decoders.code_prior import MAX_CODES, MAX_POSITIONS, CodePrior, bounded
 from latentgeo.decoders.networks import register
 
@@ -283,7 +284,7 @@ class VQDecoder(_Grids):
         if self.prior is None:
             raise ValueError("this model has no prior over its codes, so it cannot sample; train one with it")
         bounded("n", n, 2**31)
-        generator = torch.Generator(self.codebooks.device).manual_seed(random_state)
+        generator = torch_random(random_state, self.codebooks.device)
         sizes = [500] * (n // 500) + [n % 500] * (n % 500 > 0)
         codes = (self.prior.sample(size, generator=generator, temperature=temperature) for size in sizes)
         return torch.cat([self(self.embed(indices)) for indices in codes])

@@ -23,11 +23,12 @@ from .._calculus import (
     check_like,
     check_positive,
 )
+from .._calculus.seeds import torch_random
 
 if TYPE_CHECKING:
     from .base import Metric
 
-__all__ = ["LinearSolution", "LogVolumeEstimate", "conjugate_gradients", "estimate_log_volume", "generator_of"]
+__all__ = ["LinearSolution", "LogVolumeEstimate", "conjugate_gradients", "estimate_log_volume"]
 
 _CONDITION = 4.0  # eigenvalues below this · d · eps of the largest are rounding
 
@@ -81,26 +82,6 @@ class LogVolumeEstimate:
         if self.value.numel() == 1:
             return f"LogVolumeEstimate({float(self.value):.4g} ± {float(self.standard_error):.1g})"
         return f"LogVolumeEstimate(batch={tuple(self.value.shape)})"
-
-
-def generator_of(random_state: int | torch.Generator | None, device: torch.device) -> torch.Generator:
-    """A generator from a seed, a generator or None (a fresh seed).
-
-    Raises
-    ------
-    TypeError
-        If `random_state` is anything else.
-    """
-    if isinstance(random_state, torch.Generator):
-        return random_state
-    if random_state is not None and (not isinstance(random_state, int) or isinstance(random_state, bool)):
-        raise TypeError(f"`random_state` must be an int, a torch.Generator or None, got {type(random_state).__name__}")
-    generator = torch.Generator(device=device)
-    if random_state is None:
-        generator.seed()
-    else:
-        generator.manual_seed(random_state)
-    return generator
 
 
 def conjugate_gradients(
@@ -205,7 +186,7 @@ def random_tangent(
     check_flag(throw, "throw")
     metric.check(z)
     z = z.detach()
-    generator = generator_of(random_state, z.device)
+    generator = torch_random(random_state, z.device)
     phi = metric.embedding
     codes = z.reshape(-1, z.shape[-1]).contiguous()  # forward mode wants it
     out = [codes[:0]]
@@ -338,7 +319,7 @@ def estimate_log_volume(
     check_integer(n_probes, "n_probes", 2)
     check_integer(n_steps, "n_steps", 2)
     batch, d = z.shape[:-1], z.shape[-1]
-    generator = generator_of(random_state, z.device)
+    generator = torch_random(random_state, z.device)
     codes = z.detach().reshape(-1, d)
     steps = min(n_steps, d)
     size = max(1, DEFAULT_MAX_BYTES // (16 * n_probes * steps * d))

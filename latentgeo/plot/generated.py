@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
+from latentgeo._calculus.seeds import torch_random
 from latentgeo.decoders import Decoder
 from latentgeo.plot import theme
 from latentgeo.plot._mosaics import Row, as_images, decoded, letter, mosaic, panels_figure, rows_figure, trace
@@ -148,7 +149,7 @@ def samples(
     panels = {}
     for name, item in named.items():
         if isinstance(item, Decoder):
-            codes = torch.randn(n, item.latent_dim, generator=torch.Generator().manual_seed(random_state))
+            codes = torch.randn(n, item.latent_dim, generator=torch_random(random_state))
             images = decoded(item, codes, shape)
         else:
             values = torch.as_tensor(item)[:n]

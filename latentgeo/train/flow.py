@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from latentgeo._calculus.seeds import torch_random
 from latentgeo.decoders import Deterministic, wrap
 from latentgeo.decoders.flows import FLOW_KINDS, FlowEncoder, FlowNetwork, check_arguments, wrap_angle
 from latentgeo.io import CheckpointError, LatentModel, load, save
@@ -266,10 +267,7 @@ class FlowDensity:
         random_state : int, torch.Generator or None
             None draws from torch's global generator.
         """
-        source = random_state
-        if isinstance(random_state, int):
-            source = torch.Generator().manual_seed(random_state)
-        z = self.network.base_sample(n, source)  # type: ignore[arg-type]
+        z = self.network.base_sample(n, torch_random(random_state))
         return torch.cat([self.network.points(part) for part in z.split(_ROWS)]) if n else z
 
     def to(self, target: torch.dtype | torch.device | str) -> FlowDensity:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentgeo._calculus.seeds import torch_random
 from latentgeo.decoders import Decoder
 from latentgeo.io import LatentModel
 
@@ -122,7 +123,7 @@ def invert(
     flat = x.flatten(1)
     d = decoder.latent_dim
     rows = max(1, max_bytes // (flat.element_size() * decoder.data_dim * (d + 3) * n_starts))
-    pool = torch.randn(_POOL, d, generator=torch.Generator().manual_seed(random_state)).to(flat)
+    pool = torch.randn(_POOL, d, generator=torch_random(random_state)).to(flat)
     images = decoder.mean(pool)
     encoder = model if isinstance(model, LatentModel) and model.encoder is not None else None
     parts = []

@@ -1,22 +1,11 @@
-"""Where a walk's randomness comes from."""
+"""The random numbers of a walk."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["generator", "log_uniform", "normal"]
-
-
-def generator(random_state: int | torch.Generator | None) -> torch.Generator:
-    """A generator from a seed, itself, or (None) from torch's global one."""
-    if isinstance(random_state, torch.Generator):
-        return random_state
-    if random_state is None:
-        random_state = int(torch.randint(2**62, ()))
-    if not isinstance(random_state, int) or isinstance(random_state, bool):
-        raise TypeError(f"`random_state` must be an integer, a torch.Generator or None, got {random_state!r}")
-    return torch.Generator().manual_seed(random_state)
+__all__ = ["log_uniform", "normal"]
 
 
 def normal(source: torch.Generator, like: Tensor) -> Tensor:

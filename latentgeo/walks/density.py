@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._calculus import DEFAULT_MAX_BYTES, check_like
-from ._random import generator
+from .._calculus.seeds import torch_random
 
 __all__ = ["KernelDensity"]
 
@@ -135,7 +135,7 @@ class KernelDensity:
         """
         if not isinstance(n, int) or isinstance(n, bool) or n < 0:
             raise ValueError(f"`n` must be a non-negative integer, got {n!r}")
-        source = generator(random_state)
+        source = torch_random(random_state)
         where = source.device
         pick = torch.randint(len(self.codes), (n,), generator=source, device=where)
         noise = torch.randn(n, self.codes.shape[1], generator=source, dtype=torch.float64, device=where)
@@ -157,7 +157,7 @@ class KernelDensity:
         spread = float(self._rows.std(0).norm()) if n > 1 else 0.0
         if spread == 0:
             raise ValueError(f"`bandwidth` must be given for {n} codes without any spread, got None")
-        source = generator(random_state)
+        source = torch_random(random_state)
         order = torch.randperm(n, generator=source, device=source.device)[:_HELD_OUT].to(self.codes.device)
         rows = self._rows_at_once()
 

@@ -14,9 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .._calculus.seeds import torch_random
 from ..metrics import Metric
 from ._local import Local, in_chunks
-from ._random import generator, log_uniform, normal
+from ._random import log_uniform, normal
 from .diagnostics import effective_sample_size, split_rhat
 from .walk import Crowd, Walk, WalkStatus, check_walk, progress_bar
 
@@ -157,7 +158,7 @@ def langevin(
         raise ValueError(f"`burn_in` must be a non-negative integer, got {burn_in!r}")
     if not 0 < target_acceptance < 1:
         raise ValueError(f"`target_acceptance` must lie between 0 and 1, got {target_acceptance!r}")
-    source = generator(random_state)
+    source = torch_random(random_state)
     shape, d = z.shape[:-1], z.shape[-1]
     with torch.no_grad():
         now = z.detach().reshape(-1, d).clone()

@@ -18,9 +18,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .._calculus import RankError
+from .._calculus.seeds import torch_random
 from ..metrics import Metric, need_metric
 from ._local import in_chunks
-from ._random import generator, normal
+from ._random import normal
 from .kinds import FAILED, FINE, OUTSIDE, ROUGH, SINGULAR, Brownian, Kind, as_kind
 
 __all__ = ["StepSizeWarning", "Walk", "WalkStatus", "random_walk"]
@@ -193,7 +194,7 @@ def random_walk(
     """
     check_walk(metric, z, n_steps=n_steps, step_size=step_size, every=every)
     kind = as_kind(kind)
-    source = generator(random_state)
+    source = torch_random(random_state)
     shape, d = z.shape[:-1], z.shape[-1]
     with torch.no_grad():
         now = z.detach().reshape(-1, d).clone()

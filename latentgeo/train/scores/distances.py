@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentgeo._calculus.seeds import torch_random
 from latentgeo.train.features import Features
 from latentgeo.train.scores._inputs import FeatureMap, Score, as_tensor, feature_name, pair, whole
 
@@ -215,7 +216,7 @@ def kernel_distance(
     size = min(len(x), len(y)) // n_blocks
     if size < 2:
         raise ValueError(f"n_blocks must leave at least 2 samples to a block; got {n_blocks} blocks of {size}")
-    generator = torch.Generator().manual_seed(random_state)
+    generator = torch_random(random_state)
     blocks = (rows[torch.randperm(len(rows), generator=generator)].tensor_split(n_blocks) for rows in (x, y))
     values = torch.stack([_mmd(a, b) for a, b in zip(*blocks, strict=True)])
     error = float(values.std()) / math.sqrt(n_blocks)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentgeo._calculus.seeds import torch_random
 from latentgeo.decoders import Decoder
 from latentgeo.train.scores._inputs import FeatureMap, feature_name, feature_rows, whole
 from latentgeo.train.scores.neighbours import density_coverage, precision_recall
@@ -54,7 +55,7 @@ def truncated_normal(
     n, dim = whole("n", n, 1), whole("dim", dim, 1)
     if not threshold > 0:
         raise ValueError(f"threshold must be positive; got {threshold!r}")
-    generator = _generator(random_state)
+    generator = torch_random(random_state)
     uniform = torch.rand(n, dim, generator=generator, dtype=torch.float64)
     bound = math.erf(min(threshold, 38.0) / math.sqrt(2))  # P(|z| <= threshold)
     z = math.sqrt(2) * torch.erfinv(bound * (2 * uniform - 1))
@@ -206,7 +207,7 @@ def truncation_curve(
     n = whole("n", len(known) if n is None else n, k + 1)
     columns: dict[str, list[float]] = {name: [] for name in ("levels", "precision", "recall", "density", "coverage")}
     for level in levels:
-        z = truncation.codes(n, dim, float(level), torch.Generator().manual_seed(random_state))
+        z = truncation.codes(n, dim, float(level), torch_random(random_state))
         made = feature_rows("generated", _generate(generate, z), features)
         quality, cover = precision_recall(known, made, k=k), density_coverage(known, made, k=k)
         row = (float(level), quality.precision, quality.recall, cover.density, cover.coverage)
@@ -223,9 +224,3 @@ def _generate(generate: Decoder | Callable[[Tensor], Tensor], z: Tensor) -> Tens
         if isinstance(generate, Decoder):
             return generate.mean(z.to(dtype=generate.dtype or z.dtype, device=generate.device))
         return generate(z.to(torch.get_default_dtype()))
-
-
-def _generator(random_state: int | torch.Generator) -> torch.Generator:
-    if isinstance(random_state, torch.Generator):
-        return random_state
-    return torch.Generator().manual_seed(whole("random_state", random_state, 0))
