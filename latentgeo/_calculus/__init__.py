@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from .autograd import mark_constant
 from .blocktridiagonal import BlockTridiagonal
-from .checks import as_tolerance, check_flag, check_integer, check_latent, check_like, check_positive
+from .checks import (
+    as_tolerance,
+    broadcast_pair,
+    check_flag,
+    check_integer,
+    check_latent,
+    check_like,
+    check_positive,
+    check_vectors,
+)
 from .embedding import DEFAULT_MAX_BYTES, Embedding
 from .errors import DerivativeWarning, EmbeddingError, RankError, RankWarning
 from .linalg import concave_part
@@ -23,11 +32,13 @@ __all__ = [
     "RankWarning",
     "Report",
     "as_tolerance",
+    "broadcast_pair",
     "check_flag",
     "check_integer",
     "check_latent",
     "check_like",
     "check_positive",
+    "check_vectors",
     "concave_part",
     "mark_constant",
 ]

@@ -11,7 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_tolerance", "check_flag", "check_integer", "check_latent", "check_like", "check_positive"]
+__all__ = [
+    "as_tolerance",
+    "broadcast_pair",
+    "check_flag",
+    "check_integer",
+    "check_latent",
+    "check_like",
+    "check_positive",
+    "check_vectors",
+]
 
 
 def check_flag(value: object, name: str, *, optional: bool = False) -> None:
@@ -117,3 +126,27 @@ def check_like(v: Tensor, z: Tensor, name: str, like: str = "z") -> None:
             f"`{name}` must have {z.shape[-1]} latent coordinates on its last axis, as `{like}` has, got shape "
             f"{tuple(v.shape)}"
         )
+
+
+def check_vectors(z: Tensor, **vectors: Tensor) -> None:
+    """Raise unless each of the named vectors is like the codes `z`, and all shapes broadcast."""
+    for name, v in vectors.items():
+        check_like(v, z, name)
+    try:
+        torch.broadcast_shapes(z.shape, *(v.shape for v in vectors.values()))
+    except RuntimeError:
+        shapes = [f"{name} {tuple(v.shape)}" for name, v in {"z": z, **vectors}.items()]
+        names = " and ".join(f"`{name}`" for name in ("z", *vectors))
+        raise ValueError(f"{names} must have batch shapes that broadcast, got {', '.join(shapes)}") from None
+
+
+def broadcast_pair(z: Tensor, v: Tensor, name: str, like: str = "z") -> tuple[Tensor, Tensor]:
+    """Codes `z` and what belongs to them, alike by `check_like`, in one shape; ValueError where there is none."""
+    check_like(v, z, name, like)
+    try:
+        return torch.broadcast_tensors(z, v)
+    except RuntimeError:
+        raise ValueError(
+            f"`{like}` and `{name}` must have batch shapes that broadcast, got {tuple(z.shape)} and {tuple(v.shape)}; "
+            f"for all pairs pass {like}[:, None] and {name}[None]"
+        ) from None

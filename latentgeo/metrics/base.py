@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._calculus import Embedding, check_latent, check_like, check_positive, mark_constant
+from .._calculus import Embedding, check_latent, check_positive, check_vectors, mark_constant
 from .._calculus.linalg import cholesky, half_log_det, solve
 from . import curvature, matrix_free
 from ._fields import tensor_derivative
@@ -105,14 +105,13 @@ class Metric(abc.ABC):
     def inner(self, z: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Inner product uᵀG(z)v of tangent vectors, shape (*batch,); batch shapes broadcast."""
         self.check(z)
-        check_like(u, z, "u")
-        check_like(v, z, "v")
+        check_vectors(z, u=u, v=v)
         return torch.einsum("...i,...ij,...j->...", u, self.tensor(z), v)
 
     def norm(self, z: Tensor, v: Tensor) -> Tensor:
         """Length √(vᵀG(z)v) of tangent vectors, shape (*batch,)."""
         self.check(z)
-        check_like(v, z, "v")
+        check_vectors(z, v=v)
         return self.inner(z, v, v).clamp_min(0.0).sqrt()
 
     def product(self, z: Tensor, v: Tensor) -> Tensor:
@@ -121,7 +120,7 @@ class Metric(abc.ABC):
         For a pullback metric one directional derivative and one reverse pass, whatever d. Not differentiable.
         """
         self.check(z)
-        check_like(v, z, "v")
+        check_vectors(z, v=v)
         return mark_constant(torch.einsum("...ij,...j->...i", self.tensor(z), v), "product", z, v)
 
     def solve(self, z: Tensor, w: Tensor, *, throw: bool = True) -> Tensor:
@@ -148,6 +147,7 @@ class Metric(abc.ABC):
         >>> Sphere(2).solve(torch.zeros(2), torch.ones(2))
         tensor([0.2500, 0.2500])
         """
+        self.check(z)
         with torch.no_grad():
             result = matrix_free.solve(self, z, w, iterate=self._iterates(z), throw=throw)
         return mark_constant(result, "solve", z, w)
@@ -183,6 +183,7 @@ class Metric(abc.ABC):
         >>> Sphere(2).random_tangent(torch.zeros(10_000, 2), random_state=0).std()
         tensor(0.5...)
         """
+        self.check(z)
         with torch.no_grad():
             return matrix_free.random_tangent(self, z, random_state, throw=throw, iterate=self._iterates(z))
 
@@ -277,7 +278,7 @@ class Metric(abc.ABC):
             If G is rank-deficient at any code.
         """
         self.check(z)
-        check_like(v, z, "v")
+        check_vectors(z, v=v)
         z, v = torch.broadcast_tensors(z, v)
         dG = tensor_derivative(self, z)
         along, across = (torch.einsum(f"{s},...i,...j->...k", dG, v, v) for s in ("...kji", "...ijk"))
@@ -291,8 +292,7 @@ class Metric(abc.ABC):
         all curvatures here; `throw` as in `riemann`.
         """
         self.check(z)
-        check_like(u, z, "u")
-        check_like(v, z, "v")
+        check_vectors(z, u=u, v=v)
         return curvature.sectional(self, z, u, v, throw=throw)
 
     def riemann(self, z: Tensor, *, throw: bool = True) -> Tensor:
@@ -372,8 +372,7 @@ class Metric(abc.ABC):
             If G is rank-deficient at any code.
         """
         self.check(z)
-        check_like(u, z, "u")
-        check_like(v, z, "v")
+        check_vectors(z, u=u, v=v)
         return curvature.second_fundamental_form(self, z, u, v)
 
 
@@ -381,7 +380,8 @@ def check_period(period: Sequence[float | None] | None, dim: int | None) -> tupl
     """Return the period as a tuple, or raise ValueError if it is not one positive number or None per coordinate."""
     if period is None:
         return None
-    if not hasattr(period, "__len__") or dim is None or len(period) != dim:
+    row = hasattr(period, "__len__") and getattr(period, "ndim", 1) == 1
+    if not row or dim is None or len(period) != dim:
         raise ValueError(f"`period` must have one entry per latent coordinate (`dim` = {dim}), got {period!r}")
     for p in period:
         check_positive(p, "period", optional=True)

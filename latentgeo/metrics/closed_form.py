@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._calculus import Embedding, check_integer, check_like
+from .._calculus import Embedding, check_integer, check_vectors
 from .base import Metric
 
 __all__ = ["Euclidean", "HalfPlane", "PoincareBall", "Sphere"]
@@ -34,8 +34,7 @@ class _Conformal(Metric):
     def inner(self, z: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Inner product e^{2f} u·v, shape (*batch,)."""
         self.check(z)
-        check_like(u, z, "u")
-        check_like(v, z, "v")
+        check_vectors(z, u=u, v=v)
         return torch.exp(2 * self._log_scale(z)) * (u * v).sum(-1)
 
     def log_volume(self, z: Tensor) -> Tensor:
@@ -46,7 +45,7 @@ class _Conformal(Metric):
     def acceleration(self, z: Tensor, v: Tensor) -> Tensor:
         """Geodesic acceleration |v|²∇f − 2(∇f·v)v, shape (*batch, d)."""
         self.check(z)
-        check_like(v, z, "v")
+        check_vectors(z, v=v)
         slope = self._slope(z)
         return v.square().sum(-1, keepdim=True) * slope - 2 * (slope * v).sum(-1, keepdim=True) * v
 

@@ -20,8 +20,8 @@ from .._calculus import (
     RankWarning,
     check_flag,
     check_integer,
-    check_like,
     check_positive,
+    check_vectors,
 )
 from .._calculus.seeds import torch_random
 
@@ -116,7 +116,7 @@ def conjugate_gradients(
     tensor([0.2500, 0.2500], dtype=torch.float64)
     """
     metric.check(z)
-    check_like(w, z, "w")
+    check_vectors(z, w=w)
     d = z.shape[-1]
     check_positive(rtol, "rtol", optional=True)
     check_integer(max_steps, "max_steps", optional=True)
@@ -162,7 +162,7 @@ def solve(metric: Metric, z: Tensor, w: Tensor, *, iterate: bool, throw: bool) -
     """G⁻¹w: by conjugate gradients where told to, and by a triangular factor of G where they do not converge."""
     check_flag(throw, "throw")
     metric.check(z)
-    check_like(w, z, "w")
+    check_vectors(z, w=w)
     z, w = (t.detach() for t in torch.broadcast_tensors(z, w))
     d = z.shape[-1]
     codes, covectors = z.reshape(-1, d).contiguous(), w.reshape(-1, d)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._calculus import Embedding, check_integer, check_like, mark_constant
+from .._calculus import Embedding, check_integer, check_vectors, mark_constant
 from .._calculus.linalg import cholesky, solve
 from ._fields import Ambient
 from .base import Metric, check_period
@@ -63,6 +63,8 @@ class PullbackMetric(Metric):
         period: Sequence[float | None] | None = None,
     ) -> None:
         check_integer(dim, "dim", optional=True)
+        if not callable(phi) and not isinstance(phi, Embedding):
+            raise TypeError(f"`phi` must be callable, a map from codes (B, d) to (B, D), got {type(phi).__name__}")
         if not isinstance(phi, Embedding):
             module = phi if isinstance(phi, torch.nn.Module) else None
             phi = Embedding(phi, dim=dim, module=module, name=type(phi).__name__ if module is not None else "phi")
@@ -97,6 +99,7 @@ class PullbackMetric(Metric):
 
     def tensor(self, z: Tensor) -> Tensor:
         """Metric tensor JᵀJ (or JᵀAJ) at codes (*batch, d), shape (*batch, d, d)."""
+        self.check(z)
 
         def compute(z: Tensor) -> Tensor:
             if self.ambient is None:
@@ -104,12 +107,12 @@ class PullbackMetric(Metric):
             J = self.embedding.pushforward_basis(z)
             return torch.einsum("iBD,jBD->Bij", J, self._lowered(z, J))
 
-        return self._by_rows(compute, 2 * (1 + z.shape[-1]) if isinstance(z, Tensor) and z.ndim else 1, z)
+        return self._by_rows(compute, 2 * (1 + z.shape[-1]), z)
 
     def norm(self, z: Tensor, v: Tensor) -> Tensor:
         """Length |Jv| of tangent vectors, shape (*batch,); one directional derivative, no metric tensor."""
         self.check(z)
-        check_like(v, z, "v")
+        check_vectors(z, v=v)
 
         def compute(z: Tensor, v: Tensor) -> Tensor:
             Jv = self.embedding.jvp(z, v)
@@ -122,8 +125,7 @@ class PullbackMetric(Metric):
     def inner(self, z: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """Inner product (Ju)·(Jv) of tangent vectors, shape (*batch,); two directional derivatives, no tensor."""
         self.check(z)
-        check_like(u, z, "u")
-        check_like(v, z, "v")
+        check_vectors(z, u=u, v=v)
 
         def compute(z: Tensor, u: Tensor, v: Tensor) -> Tensor:
             return (self.embedding.jvp(z, u) * self._lowered(z, self.embedding.jvp(z, v)[None])[0]).sum(-1)
@@ -133,7 +135,7 @@ class PullbackMetric(Metric):
     def product(self, z: Tensor, v: Tensor) -> Tensor:
         """Covector Jᵀ(Jv), shape (*batch, d): one directional derivative and one reverse pass. Not differentiable."""
         self.check(z)
-        check_like(v, z, "v")
+        check_vectors(z, v=v)
 
         def compute(z: Tensor, v: Tensor) -> Tensor:
             return self.embedding.vjp(z, self._lowered(z, self.embedding.jvp(z, v)[None])[0])
@@ -165,7 +167,7 @@ class PullbackMetric(Metric):
         Not differentiable. Raises `RankError` where G is rank-deficient.
         """
         self.check(z)
-        check_like(v, z, "v")
+        check_vectors(z, v=v)
 
         def compute(z: Tensor, v: Tensor) -> Tensor:
             exact = self.embedding.probe(z).second == "triple reverse"
@@ -193,6 +195,8 @@ class PullbackMetric(Metric):
         """Christoffel symbols Γᵏᵢⱼ, shape (*batch, k, i, j). Not differentiable for a flat target space."""
         if self.ambient is not None:
             return super().christoffel(z)
+
+        self.check(z)
 
         def compute(z: Tensor) -> Tensor:
             J = self.embedding.pushforward_basis(z)
@@ -283,7 +287,7 @@ class FisherRaoMetric(PullbackMetric):
     def __init__(self, decoder: Any) -> None:
         self.decoder = decoder
         ambient = getattr(decoder, "fisher_ambient", None)
-        if decoder.fisher_embedding is None and ambient is not None:
+        if ambient is not None and decoder.fisher_embedding is None:
             super().__init__(decoder.fisher_coordinates, ambient=ambient)
         else:
             super().__init__(_embedding_of(decoder, "fisher", type(self).__name__))
