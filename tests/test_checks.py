@@ -7,6 +7,17 @@ import pytest
 import torch
 
 from latentgeo._calculus import as_tolerance, check_flag, check_integer, check_like, check_positive
+from latentgeo.geodesics import (
+    LatentGraph,
+    RungeKutta,
+    Sobolev,
+    connect,
+    differential_exp,
+    exp,
+    log,
+    pairwise_distances,
+    shoot,
+)
 from latentgeo.metrics import LocalDiagonalMetric, PullbackMetric, Sphere, TensorMetric
 
 JUNK = [0, 1, None, "no", 1.0, np.array([True])]
@@ -80,3 +91,47 @@ def test_flags_of_metrics(call):
 def test_arguments_of_metrics(build, name):
     with pytest.raises(ValueError, match=f"`{name}` must"):
         build()
+
+
+@pytest.mark.parametrize("junk", [0, 1, None, "no"])
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda m, z, x: connect(m, z, z, throw=x), "throw"),
+        (lambda m, z, x: shoot(m, z, z, throw=x), "throw"),
+        (lambda m, z, x: exp(m, z, z, throw=x), "throw"),
+        (lambda m, z, x: log(m, z, z, throw=x), "throw"),
+        (lambda m, z, x: log(m, z, z, verify=x), "verify"),
+        (lambda m, z, x: differential_exp(m, z, z, throw=x), "throw"),
+        (lambda m, z, x: pairwise_distances(m, z[None], throw=x), "throw"),
+        (lambda m, z, x: LatentGraph(m, progress=x), "progress"),
+        (lambda m, z, x: RungeKutta(checked=x), "checked"),
+        (lambda m, z, x: Sobolev(certify=0 if x is None else x), "certify"),
+    ],
+)
+def test_flags_of_geodesics(call, name, junk):
+    with pytest.raises(ValueError, match=f"`{name}` must be True"):
+        call(Sphere(2), ZERO, junk)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda g, z: g.paths(z, z, n_points=1), "`n_points` must be an integer of at least 2"),
+        (lambda g, z: g.lengths(z.expand(3, 2), z.expand(2, 2)), "`A` and `B` must have batch shapes that broadcast"),
+        (lambda g, z: g.paths(z, torch.zeros(3).double()), "`B` must have 2 latent coordinates"),
+        (lambda g, z: LatentGraph(g.metric, random_state=-1), "`random_state` must be an integer of at least 0"),
+    ],
+)
+def test_arguments_of_graphs(call, words):
+    graph = LatentGraph(Sphere(2), grid=8).fit(torch.eye(2, dtype=torch.float64))
+    with pytest.raises(ValueError, match=words):
+        call(graph, ZERO)
+
+
+def test_a_graph_that_is_not_fitted_says_so():
+    graph = LatentGraph(Sphere(2))
+    assert not graph.fitted
+    for call in (graph.attach, graph.distances, graph.nearest):
+        with pytest.raises(RuntimeError, match="not fitted"):
+            call(ZERO[None])

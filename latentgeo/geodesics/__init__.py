@@ -19,7 +19,8 @@ from .graph import LatentGraph
 from .initial_value import shoot
 from .jacobi import ExpDifferential, differential_exp, jacobi_field
 from .maps import exp, log
-from .pairwise import PairwiseError, PairwiseReport, pairwise_distances
+from .pairwise import pairwise_distances
+from .pairwise_report import PairwiseError, PairwiseReport
 from .parallel import transport
 
 __all__ = [

@@ -24,7 +24,7 @@ from .geodesic import Status
 from .graph import LatentGraph
 
 try:
-    import cloudpickle  # type: ignore[import-untyped]
+    import cloudpickle  # type: ignore[import-untyped]  # it has no annotations
 except ImportError:  # joblib before 1.6 brings its own
     from joblib.externals import cloudpickle
 
@@ -117,15 +117,15 @@ class Problem:
         """With both sets attached to the graph, which is done once and not by every worker."""
         if self.refine:
             return self
-        some = self.graph._attached(self.sources, "X")
+        some = self.graph.attach(self.sources)
         return dataclasses.replace(
-            self, attached=(some, some if self.others is None else self.graph._attached(self.others, "Y"))
+            self, attached=(some, some if self.others is None else self.graph.attach(self.others))
         )
 
     def _index(self, others: Anchors) -> Any:
         """What close points are looked up in; built once in each process."""
         if "_kept" not in self.__dict__:
-            object.__setattr__(self, "_kept", self.graph._nodes.index(others))
+            object.__setattr__(self, "_kept", self.graph.network_.nodes.index(others))
         return self.__dict__["_kept"]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Problem:
         if self.attached is None:
             raise RuntimeError("the points are not attached to the graph yet")
         some, others = self.attached
-        values = self.graph._between(some.take(block.rows), others, self._index(others))[:, block.cols]
+        values = self.graph.network_.between(some.take(block.rows), others, self._index(others))[:, block.cols]
         if self.others is None:
             size = len(values)
             corner = np.triu(values[:, :size], 1)

@@ -10,8 +10,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
+from ._network import symmetric
 from ._ruler import Anchors, Ruler
-from ._searches import symmetric
 
 __all__ = ["joined"]
 
@@ -48,7 +48,7 @@ def joined(
         what += [f"{lost} codes cannot be joined to any node"] if lost else []
         warnings.warn(
             f"{' and '.join(what)}, because the metric is not finite between them; distances between those are inf",
-            stacklevel=3,
+            stacklevel=4,
         )
     return weights, bridges, parts
 

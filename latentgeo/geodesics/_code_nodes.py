@@ -20,6 +20,8 @@ __all__ = ["CodeNodes", "thinned"]
 class CodeNodes:
     """Nodes at (wrapped, distinct) points (M, d)."""
 
+    lattice = None
+
     def __init__(self, points: NDArray[Any], n_neighbors: int, ruler: Ruler) -> None:
         self.nodes = points
         self.n_neighbors = n_neighbors

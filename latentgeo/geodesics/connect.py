@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._calculus import DEFAULT_MAX_BYTES
+from .._calculus import DEFAULT_MAX_BYTES, broadcast_pair, check_flag
 from ..metrics import Metric, need_metric
 from ._solvers.newton import Newton
 from ._solvers.sobolev import Sobolev
@@ -101,6 +101,7 @@ def connect(
     need_solver(solver)
     if not isinstance(starts, int) or isinstance(starts, bool) or not 1 <= starts <= _MOST_STARTS:
         raise ValueError(f"`starts` must be an integer from 1 to {_MOST_STARTS}, got {starts!r}")
+    check_flag(throw, "throw")
     need_metric(metric)
     a, b = _end_points(metric, a, b)
     batch, d = a.shape[:-1], a.shape[-1]
@@ -118,21 +119,7 @@ def connect(
 
 def _end_points(metric: Metric, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     metric.check(a, name="a")
-    metric.check(b, name="b")
-    if a.dtype != b.dtype or a.device != b.device:
-        raise TypeError(
-            f"`a` and `b` must have one dtype and device, got {a.dtype} on {a.device} and {b.dtype} on {b.device}; "
-            f"cast with `b.to(a)`"
-        )
-    if a.shape[-1] != b.shape[-1]:
-        raise ValueError(f"`a` and `b` must have the same latent dimension, got {a.shape[-1]} and {b.shape[-1]}")
-    try:
-        return torch.broadcast_tensors(a, b)
-    except RuntimeError:
-        raise ValueError(
-            f"`a` and `b` must have batch shapes that broadcast, got {tuple(a.shape)} and {tuple(b.shape)}; "
-            "for all pairs of A and B pass A[:, None] and B[None]"
-        ) from None
+    return broadcast_pair(a, b, "b", like="a")
 
 
 @dataclasses.dataclass

@@ -6,7 +6,7 @@ After Chen, Ferroni, Klushyn, Paraschos, Bayer, van der Smagt, "Fast Approximate
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,22 +15,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._calculus import broadcast_pair, check_flag, check_integer
 from ..metrics import Metric, need_metric
-from . import _searches as searches
-from ._bridges import joined
-from ._code_nodes import CodeNodes, thinned
+from ._graph_build import Built, build
 from ._graph_file import read_graph, write_graph
-from ._lattice import GridNodes, Lattice
-from ._ruler import Anchors, Ruler
+from ._network import Network
+from ._ruler import Anchors
 
 if TYPE_CHECKING:
+    from ._lattice import Lattice
     from ._solvers.newton import Newton
 
 __all__ = ["LatentGraph", "Nearest"]
 
 _OPTIONS = ("n_neighbors", "grid", "max_codes", "substeps", "random_state")
-
-_AUTO_GRID = {1: 512, 2: 128, 3: 24}
 
 
 class Nearest(NamedTuple):
@@ -77,6 +75,8 @@ class LatentGraph:
         Connected components that hold codes, before they were bridged.
     bridges_ : ndarray of shape (n_bridges, 2)
         Node pairs joined so that the graph is connected.
+    network_ : Network
+        The same nodes and edges, with the searches on them: on arrays, and without checks.
 
     Raises
     ------
@@ -100,7 +100,7 @@ class LatentGraph:
     """
 
     codes_: NDArray[Any]
-    _nodes: GridNodes | CodeNodes
+    network_: Network
     _anchors: Anchors | None
     _index: Any
 
@@ -116,10 +116,11 @@ class LatentGraph:
         progress: bool = False,
     ) -> None:
         need_metric(metric)
-        most = 2 if max_codes is None else max_codes
-        for name, value, least in (("n_neighbors", n_neighbors, 1), ("substeps", substeps, 4), ("max_codes", most, 2)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
+        check_integer(n_neighbors, "n_neighbors")
+        check_integer(max_codes, "max_codes", 2, optional=True)
+        check_integer(substeps, "substeps", 4)
+        check_integer(random_state, "random_state", 0)
+        check_flag(progress, "progress")
         if grid is not None and (not isinstance(grid, int) or isinstance(grid, bool) or grid < 0 or grid == 1):
             raise ValueError(f"`grid` must be None, 0 or an integer of at least 2, got {grid!r}")
         self.metric = metric
@@ -131,23 +132,34 @@ class LatentGraph:
         self.progress = progress
 
     def __repr__(self) -> str:
-        if not hasattr(self, "weights_"):
+        if not self.fitted:
             return f"LatentGraph({self.metric!r}, n_neighbors={self.n_neighbors}, not fitted)"
         edges = self.weights_.nnz // 2
         bridged = f", {len(self.bridges_)} bridges" if len(self.bridges_) else ""
-        if isinstance(self._nodes, GridNodes):
-            nodes = f" on {'×'.join(map(str, self._nodes.lattice.shape))} grid nodes"
+        lattice = self.lattice_
+        if lattice is not None:
+            nodes = f" on {'×'.join(map(str, lattice.shape))} grid nodes"
         else:
             nodes = "" if len(self.nodes_) == self.n_codes_ else f", {len(self.nodes_)} of them nodes"
         return f"LatentGraph({self.n_codes_} codes{nodes}, {edges} edges{bridged})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_anchors": None, "_index": None} if hasattr(self, "weights_") else self.__dict__
+        return self.__dict__ | {"_anchors": None, "_index": None} if self.fitted else self.__dict__
 
     @property
     def options(self) -> dict[str, Any]:
         """What `LatentGraph` was built with, besides the metric."""
         return {name: getattr(self, name) for name in _OPTIONS}
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there is anything to query: `fit` was called, or the graph was loaded."""
+        return "network_" in self.__dict__
+
+    @property
+    def lattice_(self) -> Lattice | None:
+        """The regular grid that the nodes form; None where they are codes."""
+        return self.network_.nodes.lattice
 
     @property
     def n_codes_(self) -> int:
@@ -176,35 +188,24 @@ class LatentGraph:
             raise ValueError(
                 f"`codes` must be finite, got {int((~codes.isfinite().all(-1)).sum())} rows with NaN or inf"
             )
-        self.codes_ = codes.detach().double().cpu().numpy()
-        self._ruler = Ruler(self.metric, codes.detach()[:0], self.substeps)
-        d = codes.shape[-1]
-        per_axis = _AUTO_GRID.get(d, 0) if self.grid is None else self.grid
-        if 0 < per_axis < 4 and self.metric.period is not None:
-            raise ValueError(f"`grid` must be 0 or at least 4 for a metric with periodic coordinates, got {per_axis}")
-        if per_axis:
-            lattice = Lattice.over(self._ruler.wrapped(self.codes_), per_axis, self._ruler, self.progress)
-            self._nodes = GridNodes(lattice, self._ruler)
-        else:
-            points = np.unique(self._ruler.wrapped(self.codes_), axis=0)
-            points = thinned(points, self.max_codes, self._ruler, self.random_state)
-            self._nodes = CodeNodes(points, self.n_neighbors, self._ruler)
-        self.nodes_ = self._nodes.nodes
-        self._anchors = self._index = None
-        self.weights_ = searches.symmetric(*self._nodes.edges(self.progress), self._nodes.size)
-        stored = self._stored() if isinstance(self._nodes, GridNodes) else None
-        self.weights_, self.bridges_, self.n_components_ = joined(self.weights_, self.nodes_, stored, self._ruler)
+        return self._with(build(self.metric, codes.detach(), **self.options, bar=self.progress))
+
+    def _with(self, built: Built) -> LatentGraph:
+        self.codes_, self.network_ = built.codes, built.network
+        self.nodes_, self.weights_ = built.network.nodes.nodes, built.network.weights
+        self.bridges_, self.n_components_ = built.bridges, built.n_components
+        self._anchors, self._index = built.anchors, None
         return self
 
     # --- queries ------------------------------------------------------------------------------------------------------
 
-    def _fitted(self) -> None:
-        if not hasattr(self, "weights_"):
+    def _need_fit(self) -> None:
+        if not self.fitted:
             raise RuntimeError("the graph is not fitted; call fit(codes) first")
 
     def _points(self, X: Tensor, name: str) -> NDArray[Any]:
         """Checked points as rows."""
-        self._fitted()
+        self._need_fit()
         self.metric.check(X, name=name)
         d = self.codes_.shape[1]
         if X.shape[-1] != d:
@@ -213,29 +214,30 @@ class LatentGraph:
             raise ValueError(f"`{name}` must be finite, got NaN or infinite codes")
         return X.detach().double().cpu().numpy().reshape(-1, d)
 
-    def _attached(self, X: Tensor, name: str) -> Anchors:
+    def attach(self, X: Tensor, name: str = "X") -> Anchors:
+        """Points (*batch, d) attached to the nodes around them: what searches on `network_` begin and end with."""
         points = self._points(X, name)
-        return self._nodes.anchors(points)
+        return self.network_.nodes.anchors(points)
 
     def _stored(self) -> Anchors:
         """The fitted codes, attached; computed when first needed."""
-        self._fitted()
+        self._need_fit()
         if self._anchors is None:
-            self._anchors = self._nodes.anchors(self.codes_)
+            self._anchors = self.network_.nodes.anchors(self.codes_)
         return self._anchors
 
     def _stored_index(self) -> Any:
         if self._index is None:
-            self._index = self._nodes.index(self._stored())
+            self._index = self.network_.nodes.index(self._stored())
         return self._index
 
     def _sources(self, codes: Tensor | NDArray[Any] | Sequence[int]) -> Anchors:
         """Stored codes by number, or any points."""
-        self._fitted()
+        self._need_fit()
         if isinstance(codes, Tensor) and codes.is_floating_point():
             if codes.ndim != 2:
                 raise ValueError(f"`codes` must have shape (k, d), or hold rows' numbers, got {tuple(codes.shape)}")
-            return self._attached(codes, "codes")
+            return self.attach(codes, "codes")
         which = np.asarray(codes.cpu() if isinstance(codes, Tensor) else codes)
         if which.ndim != 1 or (which.dtype.kind not in "iu" and which.size):
             raise TypeError(
@@ -261,7 +263,7 @@ class LatentGraph:
             In units of the metric's embedding; inf where no finite path was found.
         """
         some = self._sources(codes)
-        return self._tensor(self._between(some, self._stored(), self._stored_index()))
+        return self._tensor(self.network_.between(some, self._stored(), self._stored_index()))
 
     def nearest(self, codes: Tensor | NDArray[Any] | Sequence[int]) -> Nearest:
         """Which of some points is nearest to each code that was given to `fit`; one search, whatever their number.
@@ -281,8 +283,9 @@ class LatentGraph:
         some = self._sources(codes)
         if not len(some):
             raise ValueError("`codes` must hold at least one point, got none")
-        label, distance = searches.nearest(self._nodes, self.weights_, some, self._stored(), self._stored_index())
-        return Nearest(torch.as_tensor(label, device=self._ruler.like.device), self._tensor(distance))
+        label, distance = self.network_.nearest(some, self._stored(), self._stored_index())
+        distances = self._tensor(distance)
+        return Nearest(torch.as_tensor(label, device=distances.device), distances)
 
     def distances(self, A: Tensor, B: Tensor | None = None) -> Tensor:
         """Shortest-path lengths between all pairs.
@@ -298,40 +301,35 @@ class LatentGraph:
         Tensor of shape (n, m)
             In units of the metric's embedding.
         """
-        a = self._attached(A, "A")
-        b = a if B is None else self._attached(B, "B")
+        a = self.attach(A, "A")
+        b = a if B is None else self.attach(B, "B")
         flip = len(b) < len(a)
         some, others = (b, a) if flip else (a, b)
-        D = self._between(some, others, self._nodes.index(others))
+        D = self.network_.between(some, others, self.network_.nodes.index(others))
         return self._tensor(D.T.copy() if flip else D)
 
-    def _between(self, some: Anchors, others: Anchors, index: Any) -> NDArray[Any]:
-        """Distances (k, n) between attached points."""
-        return searches.between(self._nodes, self.weights_, some, others, index)
-
     def _tensor(self, x: NDArray[Any]) -> Tensor:
-        return self._ruler.tensor(x)
+        return self.network_.ruler.tensor(x)
 
     def lengths(self, A: Tensor, B: Tensor) -> Tensor:
-        """Shortest-path lengths between corresponding points (*batch, d), shape (*batch,)."""
-        A, B = torch.broadcast_tensors(A, B)
-        a, b = self._attached(A, "A"), self._attached(B, "B")
-        out = np.full(len(a), np.inf)
-        for some, members, rows in self._grouped(a, b):
-            there = searches.search(self.weights_, some)[rows[:, None], b.ids[members]] + b.weights[members]
-            out[members] = there.min(1)
-        near = np.flatnonzero(self._nodes.close(a, b))
-        out[near] = np.fmin(out[near], self._nodes.straight(a.take(near), b.take(near)))
-        return self._tensor(out).reshape(A.shape[:-1])
+        """Shortest-path lengths between corresponding points.
 
-    def _grouped(self, a: Anchors, b: Anchors) -> Iterator[tuple[Anchors, NDArray[Any], NDArray[Any]]]:
-        """Distinct sources, the pairs that start at them, and each pair's row among the sources."""
-        _, first, inverse = np.unique(a.points, axis=0, return_index=True, return_inverse=True)
-        inverse = inverse.ravel()
-        step = min(512, searches.rows_at_once(self.weights_))
-        for i in range(0, len(first), step):
-            members = np.flatnonzero((inverse >= i) & (inverse < i + step))
-            yield a.take(first[i : i + step]), members, inverse[members] - i
+        Parameters
+        ----------
+        A, B : Tensor of shape (*batch, d)
+            End points; batch shapes broadcast.
+
+        Returns
+        -------
+        Tensor of shape (*batch,)
+            In units of the metric's embedding; inf where no finite path was found.
+        """
+        A, B = self._pairs(A, B)
+        return self._tensor(self.network_.lengths(self.attach(A, "A"), self.attach(B, "B"))).reshape(A.shape[:-1])
+
+    def _pairs(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        self.metric.check(A, name="A")
+        return broadcast_pair(A, B, "B", like="A")
 
     def paths(self, A: Tensor, B: Tensor, n_points: int = 65) -> Tensor:
         """Shortest paths between corresponding points, as polygons of constant speed.
@@ -344,23 +342,24 @@ class LatentGraph:
         A, B : Tensor of shape (*batch, d)
             End points; batch shapes broadcast.
         n_points : int
-            Nodes of each polygon.
+            Nodes of each polygon, at least 2.
 
         Returns
         -------
         Tensor of shape (*batch, n_points, d)
             Ready to be the `init` of `connect`.
         """
-        A, B = torch.broadcast_tensors(A, B)
+        check_integer(n_points, "n_points", 2)
+        A, B = self._pairs(A, B)
         start, stop = self._points(A, "A"), self._points(B, "B")
         # whichever side has fewer distinct ends is where the searches start
         flip = len(np.unique(stop, axis=0)) < len(np.unique(start, axis=0))
-        a, b = (self._nodes.anchors(x) for x in ((stop, start) if flip else (start, stop)))
-        out = searches.polygons(self._nodes, self.weights_, a, b, self._grouped(a, b), self._ruler, n_points)
-        out = self._ruler.moved(out[:, ::-1], start) if flip else out
+        a, b = (self.network_.nodes.anchors(x) for x in ((stop, start) if flip else (start, stop)))
+        ruler, out = self.network_.ruler, self.network_.polygons(a, b, n_points)
+        out = ruler.moved(out[:, ::-1], start) if flip else out
         curves = self._tensor(out).reshape(*A.shape[:-1], n_points, A.shape[-1])
         if len(a):
-            turns = self._tensor(self._ruler.turns(out[:, -1] - stop)).reshape(B.shape)
+            turns = self._tensor(ruler.turns(out[:, -1] - stop)).reshape(B.shape)
             curves[..., 0, :] = A.detach()
             curves[..., -1, :] = torch.where(turns == 0, B.detach(), B.detach() + turns)
         return curves
@@ -391,15 +390,8 @@ class LatentGraph:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the fitted graph to an `.npz` file; the metric is not part of it."""
-        self._fitted()
-        numbers = {name: -1 if value is None else value for name, value in self.options.items()}
-        numbers |= {"n_components": self.n_components_, "bits": torch.finfo(self._ruler.like.dtype).bits}
-        arrays = {"codes": self.codes_, "bridges": self.bridges_}
-        if isinstance(self._nodes, GridNodes):
-            arrays |= self._nodes.lattice.arrays()
-        else:
-            arrays["nodes"] = self.nodes_
-        write_graph(path, numbers, arrays, self.weights_)
+        self._need_fit()
+        write_graph(path, self.options, Built(self.codes_, self.network_, self.bridges_, self.n_components_))
 
     @classmethod
     def load(cls, path: str | PathLike[str], metric: Metric) -> LatentGraph:
@@ -410,19 +402,5 @@ class LatentGraph:
         ValueError
             If the file is no graph, or of another latent dimension than the metric. Nothing is ever unpickled.
         """
-        numbers, arrays, weights = read_graph(path)
-        d = arrays["codes"].shape[1]
-        if metric.dim is not None and d != metric.dim:
-            raise ValueError(f"{path} holds a graph of {d}-d codes, but the metric has dimension {metric.dim}")
-        options: dict[str, Any] = {name: None if numbers[name] < 0 else numbers[name] for name in _OPTIONS}
-        graph = cls(metric, **options)
-        dtype = metric.dtype or {32: torch.float32}.get(numbers["bits"], torch.float64)
-        graph._ruler = Ruler(metric, torch.empty(0, d, dtype=dtype, device=metric.device), graph.substeps)
-        if "nodes" in arrays:
-            graph._nodes = CodeNodes(arrays["nodes"], graph.n_neighbors, graph._ruler)
-        else:
-            graph._nodes = GridNodes(Lattice.of(arrays), graph._ruler)
-        graph.codes_, graph.bridges_, graph.weights_ = arrays["codes"], arrays["bridges"], weights
-        graph.nodes_, graph.n_components_ = graph._nodes.nodes, numbers["n_components"]
-        graph._anchors = graph._index = None
-        return graph
+        options, built = read_graph(path, metric)
+        return cls(metric, **options)._with(built)

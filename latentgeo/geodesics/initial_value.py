@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._calculus import DEFAULT_MAX_BYTES, check_like
+from .._calculus import DEFAULT_MAX_BYTES, broadcast_pair, check_flag
 from ..metrics import Metric, need_metric
 from ._ode import Shot, lengths
 from ._solvers.runge_kutta import RungeKutta
@@ -73,6 +73,7 @@ def shoot(
     >>> quarter
     Geodesic(d=2, n=33, 1/1 converged, length 1.571)
     """
+    check_flag(throw, "throw")
     solver = checked_solver(solver)
     z, v = code_and_vector(metric, z, v, "v")
     batch, d = z.shape[:-1], z.shape[-1]
@@ -94,13 +95,7 @@ def code_and_vector(metric: Metric, z: Tensor, v: Tensor, name: str) -> tuple[Te
     """Codes and vectors of one shape, or an error that names what is wrong."""
     need_metric(metric)
     metric.check(z)
-    check_like(v, z, name)
-    try:
-        return torch.broadcast_tensors(z, v)
-    except RuntimeError:
-        raise ValueError(
-            f"`z` and `{name}` must have batch shapes that broadcast, got {tuple(z.shape)} and {tuple(v.shape)}"
-        ) from None
+    return broadcast_pair(z, v, name)
 
 
 class Shots:

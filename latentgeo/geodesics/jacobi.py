@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._calculus import Embedding, as_tolerance, check_like
+from .._calculus import Embedding, as_tolerance, check_flag, check_like
 from ..metrics import Metric
 from ._ode import acceleration, lengths
 from .curve import Curve, row_budget
@@ -103,6 +103,7 @@ def differential_exp(
     >>> differential_exp(Sphere(2), torch.zeros(2, dtype=torch.float64), quarter).log_jacobian.exp()
     tensor(0.6366, dtype=torch.float64)
     """
+    check_flag(throw, "throw")
     solver = checked_solver(solver)
     z, v = code_and_vector(metric, z, v, "v")
     batch, d = z.shape[:-1], z.shape[-1]

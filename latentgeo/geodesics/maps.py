@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._calculus import check_flag
 from ..metrics import Metric
 from ._solvers.shooting import aim
 from .connect import connect
@@ -61,6 +62,7 @@ def exp(
     >>> exp(HalfPlane(), torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
     tensor([0.0000, 2.7183])
     """
+    check_flag(throw, "throw")
     solver = checked_solver(solver)
     z, v = code_and_vector(metric, z, v, "v")
     if torch.is_grad_enabled() and (z.requires_grad or v.requires_grad):
@@ -149,6 +151,7 @@ def log(
     >>> log(Euclidean(2), torch.zeros(2), torch.tensor([3.0, 4.0]))
     tensor([3., 4.])
     """
+    check_flag(verify, "verify")
     path = connect(metric, a, b, solver=solver, init=init, throw=throw)
     with torch.no_grad():
         start, v = path.z[..., 0, :], path.velocity(0.0)[..., 0, :]

@@ -9,9 +9,7 @@ import dataclasses
 import math
 import os
 import time
-import warnings
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -20,10 +18,11 @@ from typing import Any
 import joblib
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from .._calculus import check_flag, check_like
+from ..io.whole import whole
 from ..metrics import Metric, need_metric
 from . import _store
 from ._blocks import Block, Problem, Result, compute, one_thread, packed, unpacked
@@ -33,67 +32,12 @@ from ._solvers.newton import Newton
 from .connect import need_solver
 from .geodesic import Status
 from .graph import LatentGraph
+from .pairwise_report import PairwiseReport, delivered
 
-__all__ = ["PairwiseError", "PairwiseReport", "pairwise_distances"]
+__all__ = ["pairwise_distances"]
 
 _WAVE = 4  # blocks per worker that are handed out before the next are
-
-
-class PairwiseError(RuntimeError):
-    """Some distances failed.
-
-    Attributes
-    ----------
-    distances : array or Tensor
-        The whole matrix, NaN where a pair failed.
-    report : PairwiseReport
-        Which pairs failed and why.
-    """
-
-    def __init__(self, message: str, distances: Any, report: PairwiseReport) -> None:
-        super().__init__(message)
-        self.distances = distances
-        self.report = report
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class PairwiseReport:
-    """What became of a matrix of distances.
-
-    Attributes
-    ----------
-    n_pairs : int
-        Distances computed: half of the off-diagonal ones of a symmetric matrix.
-    failed : ndarray of shape (k, 2)
-        Row and column of each failed pair, NaN in the matrix; of a symmetric one with the row first that is smaller.
-    status : tuple of Status, length k
-        Why each failed.
-    n_infinite : int
-        Pairs at distance inf: no path of finite length joins them.
-    n_blocks, n_resumed : int
-        Blocks in all, and blocks found finished.
-    seconds : float
-        Time spent on all blocks, over all workers, finished ones included.
-    """
-
-    n_pairs: int
-    failed: NDArray[Any]
-    status: tuple[Status, ...]
-    n_infinite: int
-    n_blocks: int
-    n_resumed: int
-    seconds: float
-
-    def __repr__(self) -> str:
-        parts = [f"{self.n_pairs} pairs", f"{len(self.failed)} failed"]
-        parts += [f"{self.n_infinite} not joined"] if self.n_infinite else []
-        parts += [f"{self.n_resumed}/{self.n_blocks} blocks resumed"] if self.n_resumed else []
-        return f"PairwiseReport({', '.join(parts)}, {self.seconds:.1f} s)"
-
-    def reasons(self) -> str:
-        """How many failed for which reason."""
-        counts = Counter(self.status)
-        return "; ".join(f"{counts[s]}× {s.name}: {s.value}" for s in Status if counts[s])
+_MOST_WORKERS = 1024  # named by number; −1 takes all that a backend has
 
 
 def pairwise_distances(
@@ -176,13 +120,18 @@ def pairwise_distances(
             [0.5000, 0.0000, 0.5000],
             [0.5000, 0.5000, 0.0000]], dtype=torch.float64)
     """
+    for name, flag in (("refine", refine), ("throw", throw), ("return_report", return_report)):
+        check_flag(flag, name)
+    check_flag(progress, "progress", optional=True)
     _check(metric, X, Y, graph, refine, solver, n_jobs)
     X, Y = X.detach(), None if Y is None else Y.detach()
+    graph = LatentGraph(metric) if graph is None else graph
     solver = (Newton() if solver is None else solver) if refine else None
     shape = (len(X), len(X) if Y is None else len(Y))
     number = np.dtype(str(X.dtype).removeprefix("torch."))
-    flip = Y is not None and len(Y) < len(X)
-    outline = Problem(graph, Y if flip else X, X if flip else Y, refine, solver, number)  # type: ignore[arg-type]
+    sources, others = (Y, X) if Y is not None and len(Y) < len(X) else (X, Y)
+    flip = sources is not X
+    outline = Problem(graph, sources, others, refine, solver, number)
     blocks = outline.blocks()
     target, path = _store.open_target(out, shape, number)
     record = None if path is None else Record(path, _described(metric, X, Y, graph, refine, solver, outline))
@@ -197,8 +146,7 @@ def pairwise_distances(
         resumed = len(done)
         todo = [block for block in blocks if block.number not in done]
         if todo and min(shape) > 0:
-            fitted = graph is not None and hasattr(graph, "weights_")
-            keep = None if record is None or fitted else record.graph
+            keep = None if record is None or graph.fitted else record.graph
             problem = dataclasses.replace(outline, graph=_graph(metric, X, Y, graph, keep, progress)).prepared()
             _fill(problem, todo, target, record, done, flip, n_jobs, _bar(blocks, todo, progress))
             if record is not None:
@@ -207,7 +155,7 @@ def pairwise_distances(
                 record.graph.unlink(missing_ok=True)
     report = _report(outline, blocks, done, resumed, flip)
     distances = _result(out, path, target, X, shape, number)
-    return _returned(distances, report, throw, return_report)
+    return delivered(distances, report, throw=throw, return_report=return_report)
 
 
 # --- the problem ------------------------------------------------------------------------------------------------------
@@ -225,25 +173,23 @@ def _check(metric: Metric, X: Any, Y: Any, graph: Any, refine: bool, solver: Any
         if bad:
             shown = ", ".join(map(str, bad[:8])) + (", …" if len(bad) > 8 else "")
             raise ValueError(f"`{name}` must be finite, got NaN or inf in {len(bad)} of {len(Z)} rows: {shown}")
-    if Y is not None and (X.dtype != Y.dtype or X.device != Y.device):
-        raise TypeError(
-            f"`X` and `Y` must have one dtype and device, got {X.dtype} on {X.device} and {Y.dtype} on {Y.device}; "
-            "cast with `Y.to(X)`"
-        )
-    if Y is not None and X.shape[1] != Y.shape[1]:
-        raise ValueError(f"`X` and `Y` must have the same latent dimension, got {X.shape[1]} and {Y.shape[1]}")
-    if not isinstance(refine, bool):
-        raise TypeError(f"`refine` must be True or False, got {refine!r}")
+    if Y is not None:
+        check_like(Y, X, "Y", like="X")
     if solver is not None and not refine:
         raise ValueError(f"`solver` must come with refine=True, got {solver!r} without")
     need_solver(solver)
-    if n_jobs is not None and (not isinstance(n_jobs, int) or isinstance(n_jobs, bool) or n_jobs == 0):
-        raise ValueError(f"`n_jobs` must be None or an integer other than 0, such as 2 or -1, got {n_jobs!r}")
+    if n_jobs is not None:
+        whole = isinstance(n_jobs, (int, np.integer)) and not isinstance(n_jobs, bool)
+        if not whole or n_jobs == 0 or n_jobs > _MOST_WORKERS:
+            raise ValueError(
+                f"`n_jobs` must be None or an integer other than 0, such as 2 or -1, and at most {_MOST_WORKERS}, got "
+                f"{n_jobs!r}"
+            )
     if graph is None:
         return
     if not isinstance(graph, LatentGraph):
         raise TypeError(f"`graph` must be a LatentGraph or None, got {type(graph).__name__}")
-    if hasattr(graph, "codes_") and graph.codes_.shape[1] != X.shape[1]:
+    if graph.fitted and graph.codes_.shape[1] != X.shape[1]:
         raise ValueError(
             f"`graph` must be of {X.shape[1]}-d codes like `X`, got one of {graph.codes_.shape[1]}-d codes"
         )
@@ -252,15 +198,15 @@ def _check(metric: Metric, X: Any, Y: Any, graph: Any, refine: bool, solver: Any
 
 
 def _described(
-    metric: Metric, X: Tensor, Y: Tensor | None, graph: LatentGraph | None, refine: bool, solver: Any, outline: Problem
+    metric: Metric, X: Tensor, Y: Tensor | None, graph: LatentGraph, refine: bool, solver: Any, outline: Problem
 ) -> dict[str, Any]:
     """What makes the matrix what it is, in words that tell problems apart."""
     from importlib.metadata import version
 
-    if graph is not None and hasattr(graph, "weights_"):
-        kind = digest(graph.weights_.data, graph.weights_.indices, graph.nodes_, graph._nodes.table())
+    if graph.fitted:
+        kind = digest(graph.weights_.data, graph.weights_.indices, graph.nodes_, graph.network_.nodes.table())
     else:
-        kind = f"fitted to X and Y, {(LatentGraph(metric) if graph is None else graph).options}"
+        kind = f"fitted to X and Y, {graph.options}"
     return {
         "metric": digest(metric),
         "X": digest(X),
@@ -276,22 +222,20 @@ def _described(
 
 
 def _graph(
-    metric: Metric, X: Tensor, Y: Tensor | None, graph: LatentGraph | None, keep: Path | None, progress: bool | None
+    metric: Metric, X: Tensor, Y: Tensor | None, graph: LatentGraph, keep: Path | None, progress: bool | None
 ) -> LatentGraph:
     """The graph given, the one an interrupted job left, or a new one."""
-    if graph is not None and hasattr(graph, "weights_"):
+    if graph.fitted:
         return graph
     if keep is not None and keep.exists():
         return LatentGraph.load(keep, metric)
     codes = X if Y is None else torch.cat([X, Y])
     if len(codes) == 1:
         codes = codes.expand(2, -1)
-    options = {} if graph is None else graph.options
-    built = LatentGraph(metric, progress=bool(progress), **options).fit(codes)
+    built = LatentGraph(metric, progress=bool(progress), **graph.options).fit(codes)
     if keep is not None:
-        part = keep.with_name(keep.name + ".part")
-        built.save(part)
-        os.replace(part, keep)
+        with whole(keep) as place:
+            built.save(place)
     return built
 
 
@@ -341,16 +285,16 @@ def _checksums(target: _store.Target, block: Block, flip: bool, symmetric: bool)
 def _results(problem: Problem, todo: list[Block], n_jobs: int | None) -> Iterator[Result]:
     """Blocks in their order, from joblib's workers; never more than a few for each wait to be written."""
     key = digest(os.urandom(16), time.time())
-    jobs = joblib.effective_n_jobs(n_jobs)
+    jobs = min(joblib.effective_n_jobs(n_jobs), len(todo))  # more would only be started and sent home
     with unpacked(key, problem):
         if jobs == 1:
             yield from (compute(key, None, block) for block in todo)
             return
         package = packed(problem)
         try:
-            pool = joblib.Parallel(n_jobs=n_jobs, return_as="generator")
+            pool = joblib.Parallel(n_jobs=jobs, return_as="generator")
         except ValueError:  # a backend that can only return lists
-            pool = joblib.Parallel(n_jobs=n_jobs)
+            pool = joblib.Parallel(n_jobs=jobs)
         with pool:
             for i in range(0, len(todo), _WAVE * jobs):
                 yield from pool(joblib.delayed(compute)(key, package, block) for block in todo[i : i + _WAVE * jobs])
@@ -398,22 +342,3 @@ def _result(
     if out is not None:
         return out
     return torch.from_numpy(target.array).to(X)
-
-
-def _returned(distances: Any, report: PairwiseReport, throw: bool, return_report: bool) -> Any:
-    if len(report.failed):
-        i, j = report.failed[0]
-        message = (
-            f"{len(report.failed)} of {report.n_pairs} distances failed ({report.reasons()}); the first is that of "
-            f"rows {i} and {j}"
-        )
-        if throw:
-            raise PairwiseError(
-                f"{message}. Pass throw=False to have NaN there, with return_report=True for the list, or catch this "
-                "error and read its `.distances` and `.report`.",
-                distances,
-                report,
-            )
-        if not return_report:
-            warnings.warn(f"{message}; they are NaN", stacklevel=3)
-    return (distances, report) if return_report else distances

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..geodesics import Geodesic, LatentGraph, Newton, RungeKutta, connect, shoot
-from ..geodesics._lattice import GridNodes
 from ..geodesics.connect import default_solver
 from ..geodesics.curve import Curve
 from ..geodesics.jacobi import propagate
@@ -274,7 +273,7 @@ def _segments(
 
 def _fine(graph: LatentGraph) -> bool:
     """Whether a graph's distances are known to be accurate: those of a lattice in the plane."""
-    return isinstance(graph._nodes, GridNodes) and graph.codes_.shape[1] == 2
+    return graph.lattice_ is not None and graph.lattice_.dim == 2
 
 
 def _graph_lengths(graph: LatentGraph, start: Tensor, goals: Tensor) -> Tensor:
