@@ -228,8 +228,25 @@ class Decoder(Frozen):
         return self.likelihood.std(self(z))
 
     def log_prob(self, z: Tensor, x: Tensor) -> Tensor:
-        """Log-likelihood log p(x | z) of data (*batch, D): (*batch,), in nats."""
+        """Log-likelihood log p(x | z) of data (*batch, D): (*batch,), in nats; batch shapes broadcast."""
+        self._check_data(z, x)
         return self.likelihood.log_prob(self(z), x)
+
+    def _check_data(self, z: Tensor, x: Tensor) -> None:
+        """Raise unless `x` holds data of this decoder, one for each code or broadcast with them."""
+        check_latent(z, self.latent_dim, self.dtype, self.device)
+        if not isinstance(x, Tensor):
+            raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}; convert it with torch.as_tensor")
+        if not x.is_floating_point() or x.device != z.device:
+            raise TypeError(f"`x` must be floating point on {z.device}, as `z` is, got {x.dtype} on {x.device}")
+        if x.ndim == 0 or x.shape[-1] != self.data_dim:
+            raise ValueError(f"`x` must have shape (*batch, {self.data_dim}), flattened data, got {tuple(x.shape)}")
+        try:
+            torch.broadcast_shapes(z.shape[:-1], x.shape[:-1])
+        except RuntimeError:
+            raise ValueError(
+                f"`z` and `x` must have batch shapes that broadcast, got {tuple(z.shape)} and {tuple(x.shape)}"
+            ) from None
 
     def to(self, target: torch.dtype | torch.device | str) -> Decoder:
         """A copy of this decoder in another dtype or on another device; its module is copied, this one is unchanged.
@@ -252,7 +269,10 @@ class Decoder(Frozen):
         Decoder(2 → 2, Deterministic())
         """
         if isinstance(target, str):
-            target = torch.device(target)
+            try:
+                target = torch.device(target)
+            except RuntimeError:
+                raise ValueError(f'`target` must be a device, such as "cpu" or "cuda:0", got {target!r}') from None
         if isinstance(target, torch.dtype):
             if target not in (torch.float32, torch.float64):
                 raise TypeError(f"target must be a floating dtype (float32 or float64) or a device; got {target}")

@@ -251,7 +251,10 @@ def _check_data(decoder: Decoder, codes: Any, data: Any) -> tuple[Tensor, Tensor
     dtype = decoder.dtype or (codes.dtype if isinstance(codes, Tensor) else torch.get_default_dtype())
     for name, value in (("codes", codes), ("data", data)):
         if not isinstance(value, Tensor):
-            value = torch.as_tensor(np.asarray(value)).to(dtype=dtype, device=decoder.device)
+            array = np.asarray(value)
+            if array.dtype.kind not in "fiub":
+                raise TypeError(f"{name} must be an array or a tensor of real numbers; got {type(value).__name__}")
+            value = torch.as_tensor(array).to(dtype=dtype, device=decoder.device)
         if value.dtype != dtype:
             raise TypeError(f"{name} must be of the decoder's dtype {dtype}; got {value.dtype}: {name}.to({dtype})")
         if decoder.device is not None and value.device != decoder.device:

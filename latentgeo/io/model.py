@@ -119,9 +119,12 @@ def _codes(codes: Any, decoder: Decoder) -> Tensor | None:
 def _labels(labels: Any, codes: Any) -> Tensor | None:
     if labels is None:
         return None
-    labels = torch.as_tensor(labels) if isinstance(labels, (Tensor, np.ndarray, list)) else labels
+    if isinstance(labels, (np.ndarray, list)):
+        array = np.asarray(labels)
+        labels = torch.as_tensor(array) if array.dtype.kind in "iub" else array
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
-        raise TypeError("labels must be an integer tensor or array")
+        got = getattr(labels, "dtype", type(labels).__name__)
+        raise TypeError(f"labels must be an integer tensor or array; got {got}")
     if codes is None or tuple(labels.shape) != (len(codes),):
         raise ValueError(
             f"labels must be of shape (N,), one for each of the {0 if codes is None else len(codes)} codes; got "

@@ -64,7 +64,7 @@ class PullbackMetric(Metric):
     ) -> None:
         check_integer(dim, "dim", optional=True)
         if not callable(phi) and not isinstance(phi, Embedding):
-            raise TypeError(f"`phi` must be callable, a map from codes (B, d) to (B, D), got {type(phi).__name__}")
+            raise TypeError(f"`phi` must be callable, got {type(phi).__name__}")
         if not isinstance(phi, Embedding):
             module = phi if isinstance(phi, torch.nn.Module) else None
             phi = Embedding(phi, dim=dim, module=module, name=type(phi).__name__ if module is not None else "phi")
