@@ -117,6 +117,10 @@ def wrap(
 def _first_output(core: Core, codes: Tensor, module: nn.Module | None) -> Any:
     try:
         return core.output(codes)
+    except TypeError as error:
+        if core.context is None:
+            raise
+        raise TypeError(f"`obj` cannot be called with codes and this `context`: {error}") from error
     except NotImplementedError as error:
         if module is None or core.function is not module:
             raise
