@@ -463,12 +463,12 @@ def test_no_walkers():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"n_steps": 0}, ValueError, "`n_steps` must be a positive integer, got 0"),
-        ({"n_steps": 2.0}, ValueError, "`n_steps` must be a positive integer, got 2.0"),
-        ({"every": -1}, ValueError, "`every` must be a positive integer"),
-        ({"step_size": -0.1}, ValueError, "`step_size` must be a positive number, got -0.1"),
-        ({"step_size": math.nan}, ValueError, "`step_size` must be a positive number, got nan"),
-        ({"step_size": "small"}, ValueError, "`step_size` must be a positive number, got 'small'"),
+        ({"n_steps": 0}, ValueError, "`n_steps` must be an integer of at least 1, got 0"),
+        ({"n_steps": 2.0}, ValueError, "`n_steps` must be an integer of at least 1, got 2.0"),
+        ({"every": -1}, ValueError, "`every` must be an integer of at least 1"),
+        ({"step_size": -0.1}, ValueError, "`step_size` must be a positive finite number, got -0.1"),
+        ({"step_size": math.nan}, ValueError, "`step_size` must be a positive finite number, got nan"),
+        ({"step_size": "small"}, ValueError, "`step_size` must be a positive finite number, got 'small'"),
         ({"kind": "levy"}, ValueError, "`kind` must be one of 'euclidean', 'inverse-metric', 'brownian'"),
         ({"kind": lg.Brownian}, TypeError, "`kind` must be a value such as"),
         ({"kind": 3}, TypeError, "`kind` must be a value such as"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from .autograd import mark_constant
 from .blocktridiagonal import BlockTridiagonal
 from .checks import (
+    as_numbers,
     as_tolerance,
     broadcast_pair,
     check_flag,
@@ -31,6 +32,7 @@ __all__ = [
     "RankError",
     "RankWarning",
     "Report",
+    "as_numbers",
     "as_tolerance",
     "broadcast_pair",
     "check_flag",

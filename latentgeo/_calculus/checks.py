@@ -6,12 +6,14 @@ A message names the parameter, what it must be, what it got and, where there is 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 __all__ = [
+    "as_numbers",
     "as_tolerance",
     "broadcast_pair",
     "check_flag",
@@ -48,6 +50,17 @@ def check_positive(value: object, name: str, *, optional: bool = False) -> None:
 
 def _or_none(what: str, optional: bool) -> str:
     return f"{what} or None" if optional else what
+
+
+def as_numbers(value: Any, name: str, device: torch.device | str | None = None) -> Tensor:
+    """A number, or an array or sequence of real numbers, as a float64 tensor; TypeError for anything else."""
+    try:
+        found = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        if not found.is_complex():
+            return found.to(device=device, dtype=torch.float64)
+    except (TypeError, ValueError):  # torch's of words and objects, NumPy's of ragged lists
+        pass
+    raise TypeError(f"`{name}` must be a real number or an array of real numbers, got {value!r}")
 
 
 def as_tolerance(value: float | None, dtype: torch.dtype, name: str = "rtol") -> float:
@@ -132,21 +145,24 @@ def check_vectors(z: Tensor, **vectors: Tensor) -> None:
     """Raise unless each of the named vectors is like the codes `z`, and all shapes broadcast."""
     for name, v in vectors.items():
         check_like(v, z, name)
-    try:
-        torch.broadcast_shapes(z.shape, *(v.shape for v in vectors.values()))
-    except RuntimeError:
-        shapes = [f"{name} {tuple(v.shape)}" for name, v in {"z": z, **vectors}.items()]
-        names = " and ".join(f"`{name}`" for name in ("z", *vectors))
-        raise ValueError(f"{names} must have batch shapes that broadcast, got {', '.join(shapes)}") from None
+    _check_shapes({"z": z, **vectors})
 
 
 def broadcast_pair(z: Tensor, v: Tensor, name: str, like: str = "z") -> tuple[Tensor, Tensor]:
     """Codes `z` and what belongs to them, alike by `check_like`, in one shape; ValueError where there is none."""
     check_like(v, z, name, like)
+    _check_shapes({like: z, name: v})
+    return torch.broadcast_tensors(z, v)
+
+
+def _check_shapes(named: dict[str, Tensor]) -> None:
     try:
-        return torch.broadcast_tensors(z, v)
+        torch.broadcast_shapes(*(t.shape for t in named.values()))
     except RuntimeError:
+        names = " and ".join(f"`{name}`" for name in named)
+        shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in named.items())
+        first, *_, last = named
         raise ValueError(
-            f"`{like}` and `{name}` must have batch shapes that broadcast, got {tuple(z.shape)} and {tuple(v.shape)}; "
-            f"for all pairs pass {like}[:, None] and {name}[None]"
+            f"{names} must have batch shapes that broadcast, got {shapes}; for all pairs pass {first}[:, None] and "
+            f"{last}[None]"
         ) from None

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._calculus import as_numbers
 from ..metrics import Metric
 from .curve import Curve
 
@@ -77,6 +78,21 @@ class Geodesic:
     stats : mapping
         Tensors of shape (*batch,): "steps" (Newton steps), "points" (nodes solved for).
     metric : Metric
+    pieces : tuple of (indices, Curve)
+        The curves as they were solved, with their own numbers of nodes: which of the flattened batch each holds.
+        `path(t)` and `velocity(t)` evaluate them.
+
+    Examples
+    --------
+    >>> from latentgeo.geodesics import connect
+    >>> from latentgeo.metrics import Sphere
+    >>> path = connect(Sphere(2), torch.zeros(3, 2), torch.eye(2)[[0, 1, 1]])
+    >>> path
+    Geodesic(batch=(3,), d=2, n=33, 3/3 converged, length 1.57–1.57)
+    >>> path.status[0]
+    <Status.CONVERGED: 'converged'>
+    >>> path(0.5).shape, path.velocity(0.5).shape
+    (torch.Size([3, 1, 2]), torch.Size([3, 1, 2]))
     """
 
     z: Tensor
@@ -90,7 +106,7 @@ class Geodesic:
     certified: Tensor
     stats: Mapping[str, Tensor]
     metric: Metric
-    _pieces: tuple[tuple[Tensor, Curve], ...]
+    pieces: tuple[tuple[Tensor, Curve], ...]
 
     @property
     def batch(self) -> tuple[int, ...]:
@@ -116,11 +132,11 @@ class Geodesic:
         return self._evaluate(t, velocity=False)
 
     def velocity(self, t: Tensor | float) -> Tensor:
-        """Velocities dz/dt at times t in [0, 1], shape (*batch, k, d)."""
+        """Velocities dz/dt at times t in [0, 1], as positions are asked for; shape (*batch, k, d)."""
         return self._evaluate(t, velocity=True)
 
     def _evaluate(self, t: Tensor | float, *, velocity: bool) -> Tensor:
-        times = torch.as_tensor(t, dtype=torch.float64, device=self.z.device)
+        times = as_numbers(t, "t", self.z.device)
         times = times[None] if times.ndim == 0 else times
         if times.ndim != 1:
             raise ValueError(f"`t` must be a number or have shape (k,), got shape {tuple(times.shape)}")
@@ -128,7 +144,7 @@ class Geodesic:
             raise ValueError(f"`t` must lie in [0, 1], got values from {float(times.min())} to {float(times.max())}")
         d = self.z.shape[-1]
         out = self.z.new_full((self.length.numel(), len(times), d), torch.nan)
-        for index, curve in self._pieces:
+        for index, curve in self.pieces:
             out[index] = curve.velocity(times) if velocity else curve(times)
         return out.reshape(*self.batch, len(times), d)
 
@@ -148,7 +164,13 @@ class Geodesic:
         )
 
     def raise_for_status(self) -> Geodesic:
-        """Return self if every curve converged, else raise `GeodesicError` with this result on it."""
+        """Return self if every curve converged.
+
+        Raises
+        ------
+        GeodesicError
+            If any did not: it says how many, why and what to try, and carries this result.
+        """
         flat = self.status.reshape(-1)
         failed = [i for i, s in enumerate(flat) if s is not Status.CONVERGED]
         if not failed:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._calculus import as_numbers
 from ..geodesics import LatentGraph, connect
 from ..metrics import Euclidean, HalfPlane, Metric, PoincareBall, Sphere
 from ._base import as_tensor, check_metric, check_positive
@@ -190,7 +191,7 @@ def _checked_codes(metric: Metric | None, Z: Any) -> tuple[Metric, Tensor]:
 def _checked_weights(weights: Any, codes: Tensor) -> Tensor:
     if weights is None:
         return torch.ones(len(codes), dtype=torch.float64, device=codes.device)
-    w = torch.as_tensor(weights).detach().to(codes.device, torch.float64)
+    w = as_numbers(weights, "weights", codes.device).detach()
     if w.shape != (len(codes),):
         raise ValueError(f"`weights` must have shape ({len(codes)},), one for each code; got {tuple(w.shape)}")
     if not bool(w.isfinite().all()) or bool((w < 0).any()) or not bool((w > 0).any()):
@@ -199,7 +200,7 @@ def _checked_weights(weights: Any, codes: Tensor) -> Tensor:
 
 
 def _checked_point(init: Any, codes: Tensor) -> Tensor:
-    point = torch.as_tensor(init).detach().to(codes)
+    point = as_numbers(init, "init", codes.device).detach().to(codes)
     if point.shape != codes.shape[1:] or not bool(point.isfinite().all()):
         raise ValueError(f"`init` must be one finite code of shape ({codes.shape[1]},), got shape {tuple(point.shape)}")
     return point

@@ -191,5 +191,5 @@ class _LogDensity(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, g: Tensor) -> tuple[Tensor, None]:
-        (slope,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        (slope,) = ctx.saved_tensors  # type: ignore[attr-defined]  # not in torch's annotations
         return g[..., None] * slope, None

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .._calculus import as_numbers
 from ..geodesics import Geodesic, Newton, connect, differential_exp
 from ..geodesics.maps import verified
 from ..metrics import Metric, need_metric
@@ -93,9 +94,16 @@ def heat_kernel(
     need_metric(metric)
     metric.check(a, name="a")
     metric.check(b, name="b")
-    times = torch.as_tensor(t, device=a.device).double()
+    times = as_numbers(t, "t", a.device)
     if not bool(((times > 0) & times.isfinite()).all()):
         raise ValueError(f"`t` must be positive and finite, got {t!r}")
+    try:
+        torch.broadcast_shapes(a.shape[:-1], b.shape[:-1], times.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"`t` must be a number, or of a shape that broadcasts with the batch shapes of `a` and `b`, "
+            f"{tuple(a.shape[:-1])} and {tuple(b.shape[:-1])}, got shape {tuple(times.shape)}"
+        ) from None
     live = torch.is_grad_enabled()
     if live and a.requires_grad:
         raise ValueError("`a` must not require a gradient; the kernel is symmetric, so take that in `b`")

@@ -152,7 +152,7 @@ def langevin(
     >>> bool((Sphere(2).embedding(walk.z)[..., 2].mean() - 0.6716).abs() < 0.03)  # coth 3 − 1/3
     True
     """
-    check_walk(metric, z, n_steps=n_steps, step_size=step_size, every=every)
+    check_walk(metric, z, n_steps=n_steps, step_size=step_size, every=every, throw=throw)
     target = _Target(metric, log_density, measure, drift)
     if not isinstance(burn_in, int) or isinstance(burn_in, bool) or burn_in < 0:
         raise ValueError(f"`burn_in` must be a non-negative integer, got {burn_in!r}")
@@ -223,7 +223,8 @@ class _Target:
             raise ValueError(f"`drift` must be 'full' or 'simplified', got {drift!r}")
         own = getattr(log_density, "measure", None)
         measure = own if measure is None else measure
-        if measure not in ("riemannian", "lebesgue"):
+        known = isinstance(measure, str) and measure in ("riemannian", "lebesgue")
+        if not known:
             raise ValueError(
                 f"`measure` must say what `log_density` is a density of, 'riemannian' or 'lebesgue', got {measure!r}"
             )

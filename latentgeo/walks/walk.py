@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .._calculus import RankError
+from .._calculus import RankError, check_flag, check_integer, check_positive
 from .._calculus.seeds import torch_random
 from ..metrics import Metric, need_metric
 from ._local import in_chunks
@@ -192,7 +192,7 @@ def random_walk(
     >>> bool((height.mean() - 0.607).abs() < 0.03)
     True
     """
-    check_walk(metric, z, n_steps=n_steps, step_size=step_size, every=every)
+    check_walk(metric, z, n_steps=n_steps, step_size=step_size, every=every, throw=throw)
     kind = as_kind(kind)
     source = torch_random(random_state)
     shape, d = z.shape[:-1], z.shape[-1]
@@ -291,15 +291,14 @@ def _advance(kind: Kind, metric: Metric, z: Tensor, xi: Tensor, step_size: float
     return torch.cat([new for new, _ in parts]), torch.cat([trouble for _, trouble in parts])
 
 
-def check_walk(metric: Metric, z: Tensor, *, n_steps: int, step_size: float, every: int) -> None:
+def check_walk(metric: Metric, z: Tensor, *, n_steps: int, step_size: float, every: int, throw: bool) -> None:
     """Raise unless the arguments that all walks share make sense."""
     need_metric(metric)
     metric.check(z)
-    for name, count in (("n_steps", n_steps), ("every", every)):
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"`{name}` must be a positive integer, got {count!r}")
-    if not isinstance(step_size, (int, float)) or not (math.isfinite(step_size) and step_size > 0):
-        raise ValueError(f"`step_size` must be a positive number, got {step_size!r}")
+    check_integer(n_steps, "n_steps")
+    check_integer(every, "every")
+    check_positive(step_size, "step_size")
+    check_flag(throw, "throw")
 
 
 def progress_bar(n: int, progress: bool | None, what: str) -> Any:
