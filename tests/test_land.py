@@ -258,6 +258,25 @@ def on_the_ball():
     return LAND(BALL, 2, graph=coarse(BALL), tol=1e-4, reg_covar=0.0, n_directions=16, random_state=0).fit(X), X
 
 
+def test_densities_labels_and_probabilities_come_from_the_joint_one(on_the_ball):
+    land, X = on_the_ball
+    joint = land.log_joint(X[:8])
+    assert joint.shape == (8, 2)
+    np.testing.assert_allclose(np.log(np.exp(joint).sum(1)), land.score_samples(X[:8]), rtol=1e-10)
+    np.testing.assert_array_equal(joint.argmax(1), land.predict(X[:8]))
+    share = np.exp(joint) / np.exp(joint).sum(1, keepdims=True)
+    np.testing.assert_allclose(share, land.predict_proba(X[:8]), atol=1e-10)
+
+
+def test_rough_densities_are_those_of_a_picture(on_the_ball):
+    land, X = on_the_ball
+    np.testing.assert_allclose(land.rough_score_samples(X[::6]), land.score_samples(X[::6]), atol=0.1)
+    far = np.array([[0.9, 0.3]])
+    assert np.isfinite(land.score_samples(far)).all()
+    assert land.rough_score_samples(far).tolist() == [-np.inf]
+    assert np.isfinite(land.rough_score_samples(far, reach=100.0)).all()
+
+
 def test_the_likelihood_does_not_fall(on_the_ball):
     land, _ = on_the_ball
     assert land.converged_
@@ -534,10 +553,10 @@ def test_command_writes_what_it_fitted(tmp_path):
     result = run("fit-land", "checkpoints/digits-2d.safetensors", *options, code=1)  # one step is not enough
     assert "did not converge" in result.stderr
     assert "20 codes, 1 components" in result.stdout
-    found = np.load(out)
-    assert found["log_density"].shape == (20,)
-    assert found["samples"].shape == (3, 2)
-    assert np.isfinite(found["log_density"]).all()
+    with np.load(out) as found:
+        assert found["log_density"].shape == (20,)
+        assert found["samples"].shape == (3, 2)
+        assert np.isfinite(found["log_density"]).all()
 
 
 # --- scikit-learn's own checks -------------------------------------------------------------------------------------

@@ -93,7 +93,9 @@ def fit_land(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         land.fit(Z)
-    density, label = land._scored(Z)  # geodesics are solved for once
+    joint = land.log_joint(Z)
+    density = np.logaddexp.reduce(joint, axis=1)
+    label = np.where(density > -np.inf, joint.argmax(1), -1)
     found = {
         "weights": land.weights_,
         "means": land.means_,

@@ -151,7 +151,7 @@ def report(
     solved: Solved, first: NDArray[Any], second: NDArray[Any], labels: list[Any] | None
 ) -> tuple[list[str], list[list[str]]]:
     """The demo's table: a header and one row of text per curve."""
-    from latentgeo.plot._mosaics import letter
+    from latentgeo.plot.theme import letter
 
     header = ["pair", "codes", "straight line", "geodesic", "shorter by", "status"]
     if labels is not None:

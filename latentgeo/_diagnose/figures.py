@@ -80,7 +80,7 @@ def _tensor(metric: Metric, sample: Sample, drawn: dict[str, NDArray[Any]]) -> t
     whole = _root(metric, None, z)
     # σ moves with the code even where the decoded mean does not: only the mean says whether data change
     both = isinstance(metric, ExpectedMetric) and metric.decoder.std_embedding is not None
-    root = _root(metric, metric.decoder.mean_embedding, z) if both else whole  # type: ignore[attr-defined]
+    root = _root(metric, metric.decoder.mean_embedding, z) if both else whole  # type: ignore[attr-defined]  # an ExpectedMetric has one
     finite = whole.isfinite().flatten(1).all(-1)
     extent, unused, used = _directions(root[finite], sample)
     d = z.shape[-1]

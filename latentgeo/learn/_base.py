@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, check_random_state, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
 from ..metrics import Euclidean, Metric
@@ -24,7 +24,6 @@ __all__ = [
     "check_positive",
     "check_weights",
     "merge",
-    "numpy_random",
 ]
 
 
@@ -71,13 +70,6 @@ def check_weights(weights: Any, X: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(_check_sample_weight(as_numpy(weights), X, dtype=np.float64, ensure_non_negative=True))
 
 
-def numpy_random(random_state: Any) -> np.random.RandomState:
-    """A NumPy generator from what scikit-learn takes, or from a `torch.Generator` (one number is drawn from it)."""
-    if isinstance(random_state, torch.Generator):
-        random_state = int(torch.randint(2**31 - 1, (), generator=random_state, device=random_state.device))
-    return check_random_state(random_state)
-
-
 class Merged:
     """Distinct codes in lexicographic order with their summed weights.
 
@@ -102,9 +94,16 @@ def merge(X: NDArray[Any], weights: NDArray[np.float64]) -> Merged:
 
 
 class Geometric:
-    """Mixin of estimators over latent codes: a `metric` parameter, validated codes, the caller's dtype."""
+    """Mixin of estimators over latent codes: a `metric` parameter, validated codes, the caller's dtype.
+
+    Attributes
+    ----------
+    metric_ : Metric
+        Once fitted: `metric`, or what None means.
+    """
 
     metric: Metric | None
+    metric_: Metric
 
     def _codes(self, X: Any, *, reset: bool, least: int = 1) -> NDArray[Any]:
         """Validated codes (n, d), float32 or float64 as given."""
@@ -119,11 +118,11 @@ class Geometric:
             ensure_min_samples=least,
         )
         if reset:
-            self._metric = check_metric(self.metric, checked.shape[1])
+            self.metric_ = check_metric(self.metric, checked.shape[1])
         return checked
 
     def _tensor(self, X: NDArray[Any]) -> Tensor:
-        return as_tensor(self._metric, X)
+        return as_tensor(self.metric_, X)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()  # type: ignore[misc]  # of scikit-learn's BaseEstimator

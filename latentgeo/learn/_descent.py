@@ -20,7 +20,7 @@ from .._calculus.linalg import cholesky
 from ..geodesics import LatentGraph, Status, connect
 from ..metrics import Metric
 
-__all__ = ["Descent", "MeanStatus", "descend", "rays"]
+__all__ = ["Descent", "MeanStatus", "carried", "descend", "rays"]
 
 _HALVINGS = 12
 _MOST_IDLE = 6  # steps in a row that do not shrink the residual
@@ -104,7 +104,7 @@ def rays(metric: Metric, c: Tensor, Z: Tensor, solver: Any, init: Tensor | Laten
     return Rays(length, path.length_error.double(), scale[:, None] * v.double(), path(times), failed)
 
 
-def _moved(curves: Tensor, c: Tensor, Z: Tensor) -> Tensor:
+def carried(curves: Tensor, c: Tensor, Z: Tensor) -> Tensor:
     """Curves whose first end is carried to c, the shift dying away towards the other end."""
     t = torch.linspace(0.0, 1.0, curves.shape[1], dtype=curves.dtype, device=curves.device)[:, None]
     out = curves + (1 - t) * (c - curves[:, 0])[:, None]
@@ -184,7 +184,7 @@ def descend(
         trial = c.index_copy(0, live, _retract(metric, c[live], p))
         members = torch.isin(owner, live).nonzero()[:, 0]
         to = trial[owner[members]]
-        warm = None if metric.period is not None else _moved(now.curves[members], to, Z[members])
+        warm = None if metric.period is not None else carried(now.curves[members], to, Z[members])
         there_now = now.replaced(members, rays(metric, to, Z[members], solver, warm))
         there = _judge(metric, trial, there_now, sums)
         slope = (p * here.gradient[live]).sum(-1)

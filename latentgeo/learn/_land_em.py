@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ._land_rays import Normalizer, Rays, root
-from ._land_space import Logs, Place, Space
+from ._land_rays import Design, Normalizer, Rays, root
+from ._land_space import Curved, Logs, Place, Space
 
-__all__ = ["Fit", "State", "expect", "fit", "initial", "responsible"]
+__all__ = ["Fit", "State", "expect", "fit", "initial", "responsible", "settled"]
 
 _SCALES = (1.0, 0.25, 0.0625)  # parts of a step that are tried
 _IDLE = 1e-2  # a component rests while its step promises less than this times `tol` per code
@@ -233,6 +234,16 @@ def fit(space: Space, Z: Tensor, state: State, *, max_iter: int, tol: float, reg
         if len(bounds) > 1 and abs(bounds[-1] - bounds[-2]) < tol:
             return Fit(state, bounds, True)
     return Fit(state, bounds, False)
+
+
+def settled(space: Space, state: State, Z: Tensor, n_directions: int, rng: np.random.RandomState) -> State:
+    """The state with logarithms from the graph, as they are found after the fit, and constants by more directions."""
+    if not isinstance(space, Curved):
+        return state
+    everyone = torch.arange(len(state.S))
+    space.design = Design.draw(Z.shape[1], n_directions, space.design.n_radii, rng)
+    logs, rays = space.logs(state.place, Z, everyone), space.rays(state.place, state.S, everyone)
+    return dataclasses.replace(state, logs=logs, rays=rays, normal=space.normalizer(rays, state.S))
 
 
 def responsible(state: State) -> tuple[Tensor, float]:

@@ -119,7 +119,7 @@ class _Guess:
 
 def _shot(space: Curved, mean: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Where velocities (B, d) lead, and the change of volume there: 0 where it could not be computed."""
-    start, velocity = space._like(mean).expand(len(v), -1), space._like(v)
+    start, velocity = space.like(mean).expand(len(v), -1), space.like(v)
     shooter = initial_solver(space.metric, start) if space.shooter is None else space.shooter
     found = differential_exp(space.metric, start, velocity, solver=shooter, throw=False)
     volume = torch.where(found.det > 0, found.log_jacobian.exp(), 0.0).double().nan_to_num(0.0, posinf=0.0).cpu()
@@ -128,7 +128,7 @@ def _shot(space: Curved, mean: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 def _shortest(space: Curved, mean: Tensor, point: Tensor, v: Tensor) -> Tensor:
     """Which velocities lead along shortest geodesics, (B,)."""
-    start = space._like(mean).expand(len(point), -1)
+    start = space.like(mean).expand(len(point), -1)
     init = space.graph if space.metric.period is None else None
-    path = connect(space.metric, start, space._like(point), solver=space.solver, init=init, throw=False)
-    return ~(path.length.double() < (1 - space.tol) * space.metric.norm(start, space._like(v)).double()).cpu()
+    path = connect(space.metric, start, space.like(point), solver=space.solver, init=init, throw=False)
+    return ~(path.length.double() < (1 - space.tol) * space.metric.norm(start, space.like(v)).double()).cpu()

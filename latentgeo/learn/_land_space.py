@@ -17,6 +17,7 @@ from ..geodesics import LatentGraph, Newton, shoot, transport
 from ..geodesics.connect import default_solver
 from ..geodesics.curve import Curve
 from ..metrics import Metric
+from ._descent import carried
 from ._descent import rays as geodesics
 from ._land_cast import cast, fields, initial_solver
 from ._land_rays import Design, Normalizer, Rays, normalizer
@@ -150,18 +151,23 @@ class Curved(Space):
         self.metric, self.graph, self.design = metric, graph, design
         self.solver, self.shooter, self.tol, self.paper = solver, shooter, tol, paper
 
-    def rough(self) -> Curved:
-        """The same with geodesics good enough for pictures."""
-        other = copy.copy(self)
+    def rough_logs(self, place: Place, Z: Tensor, near: Tensor) -> Logs:
+        """Logarithms good enough for pictures, of the codes that are `near` (K, N) a mean; the others count as lost."""
+        rough = copy.copy(self)
         if self.solver is None and isinstance(default_solver(self.design.directions.shape[1]), Newton):
-            other.solver = Newton(rtol=1e-2, max_points=129)
-        return other
+            rough.solver = Newton(rtol=1e-2, max_points=129)
+        xi, lost = Z.new_zeros(*near.shape, Z.shape[1]), torch.ones_like(near)
+        for k, some in ((k, some) for k, some in enumerate(near) if bool(some.any())):
+            part = rough.logs(place, Z[some], torch.tensor([k]))
+            xi[k, some], lost[k, some] = part.xi[k], part.lost[k]
+        return Logs(xi, lost, lost)
 
-    def _like(self, x: Tensor) -> Tensor:
+    def like(self, x: Tensor) -> Tensor:
+        """A tensor as the metric takes it."""
         return x.to(dtype=self.metric.dtype or torch.float64, device=self.metric.device)
 
     def place(self, means: Tensor) -> Place:
-        G = self.metric.tensor(self._like(means)).double().cpu()
+        G = self.metric.tensor(self.like(means)).double().cpu()
         factor, info = torch.linalg.cholesky_ex(G)
         if bool((info != 0).any()) or not bool(G.isfinite().all()):
             raise ValueError("the metric is not finite or not positive definite at a component's mean; start elsewhere")
@@ -173,9 +179,9 @@ class Curved(Space):
         xi = torch.zeros(K, N, d, dtype=torch.float64)
         failed, lost = torch.zeros(K, N, dtype=torch.bool), torch.zeros(K, N, dtype=torch.bool)
         which, code = (i.reshape(-1) for i in torch.meshgrid(live, torch.arange(N), indexing="ij"))
-        c, z = self._like(place.mean)[which], self._like(Z)[code]
+        c, z = self.like(place.mean)[which], self.like(Z)[code]
         if warm is not None and warm.curves is not None and self.metric.period is None:
-            parts = [geodesics(self.metric, c, z, self.solver, _moved(warm.curves[which, code], c, z))]
+            parts = [geodesics(self.metric, c, z, self.solver, carried(warm.curves[which, code], c, z))]
         else:
             size = len(c) if keep else _PAIRS
             groups = torch.arange(len(c)).split(max(1, size))
@@ -196,7 +202,7 @@ class Curved(Space):
     def rays(self, place: Place, S: Tensor, live: Tensor) -> Rays:
         d, count = S.shape[-1], len(self.design.directions)
         found = cast(
-            self.metric, self._like(place.mean[live]), place.frame[live].to(self.metric.device),
+            self.metric, self.like(place.mean[live]), place.frame[live].to(self.metric.device),
             S[live].to(self.metric.device), self.design, graph=self.graph, solver=self.solver, shooter=self.shooter,
             tol=self.tol, paper=self.paper,
         )  # fmt: skip
@@ -219,18 +225,18 @@ class Curved(Space):
         failed = torch.zeros(len(mean), dtype=torch.bool)
         if len(moved) == 0:
             return Place(mean, frame), failed
-        start = self._like(mean[moved])
-        velocity = self._like(torch.einsum("kij,kj->ki", frame[moved], step[moved]))
+        start = self.like(mean[moved])
+        velocity = self.like(torch.einsum("kij,kj->ki", frame[moved], step[moved]))
         shooter = initial_solver(self.metric, start) if self.shooter is None else self.shooter
         path = shoot(self.metric, start, velocity, solver=shooter, throw=False)
         bad = ~path.z.isfinite().flatten(1).all(-1).cpu()
-        axes = self._like(frame[moved]).movedim(-1, 0)  # (d, moved, d)
+        axes = self.like(frame[moved]).movedim(-1, 0)  # (d, moved, d)
         after = transport(path, axes, rtol=1e-2)[..., -1, :].movedim(0, -1).double().cpu()
         good = moved[~bad]
         failed[moved[bad]] = True
         mean[good] = path.z[~bad.to(path.z.device), -1].double().cpu()
         if len(good):
-            G = self.metric.tensor(self._like(mean[good])).double().cpu()
+            G = self.metric.tensor(self.like(mean[good])).double().cpu()
             gram = after[~bad].mT @ G @ after[~bad]  # the identity up to rounding and the path's error
             factor, info = torch.linalg.cholesky_ex(gram)
             whole = (info == 0) & gram.isfinite().flatten(1).all(-1)
@@ -254,11 +260,3 @@ class Curved(Space):
                 bent = torch.einsum("bij,bi->bj", turn.nan_to_num(0.0), covector[k, n])
                 covector[k, n] = torch.where(whole[:, None], bent, covector[k, n])
         return torch.einsum("kni,kn->ki", covector, share)
-
-
-def _moved(curves: Tensor, c: Tensor, Z: Tensor) -> Tensor:
-    """Curves whose first end is carried to c, the shift dying away towards the other end."""
-    t = torch.linspace(0.0, 1.0, curves.shape[1], dtype=curves.dtype, device=curves.device)[:, None]
-    out = curves + (1 - t) * (c - curves[:, 0])[:, None]
-    out[:, 0], out[:, -1] = c, Z
-    return out

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 
+from .._calculus.seeds import numpy_random
 from ..geodesics import LatentGraph
 from ..metrics import Metric
-from ._base import Geometric, as_numpy, check_positive, check_weights, merge, numpy_random
+from ._base import as_numpy, check_positive, check_weights, merge
+from ._clusters import Centred
 from ._lloyd import Clustering, inertia, lloyd, masses, medoid_lloyd, nearest, seeds
 from ._refine import SMOOTH_DIM, polished, smoothed
 from ._spaces import Array, Graph, Space, space
@@ -28,7 +29,7 @@ _SMOOTHED = 3  # of the best runs whose centres leave the codes before one is ch
 _BATCH = 20_000  # codes that runs with a graph see, unless told otherwise
 
 
-class GeodesicKMeans(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+class GeodesicKMeans(Centred):
     r"""k-means under a Riemannian metric.
 
     Minimises Σ wᵢ min_k d(zᵢ, c_k)². A fit depends on the weighted set of codes alone: not on their order, nor on
@@ -86,6 +87,8 @@ class GeodesicKMeans(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMixi
     n_iter_ : int
     graph_ : LatentGraph
         Only with a graph.
+    metric_ : Metric
+        `metric`, or what None means.
     n_features_in_ : int
 
     Warns
@@ -167,6 +170,7 @@ class GeodesicKMeans(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         self._check(X)
         rng = numpy_random(self.random_state)
         data = merge(X, weights)
+        self._warn_of_few(len(data.codes))
         if len(data.codes) <= self.n_clusters:
             centres = self._each_its_own(data.codes)
         else:
@@ -187,16 +191,12 @@ class GeodesicKMeans(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         return self
 
     def _check(self, X: NDArray[Any]) -> None:
-        check_positive(self.n_clusters, "n_clusters")
-        for name in ("n_init", "max_iter", "n_candidates"):
-            check_positive(getattr(self, name), name)
+        super()._check(X)
         check_positive(self.n_refine, "n_refine", 0)
         if self.batch_size not in (None, "auto"):
             check_positive(self.batch_size, "batch_size", self.n_clusters)
         if not (isinstance(self.tol, (int, float)) and 0 <= self.tol < np.inf):
             raise ValueError(f"`tol` must be a number of at least 0, got {self.tol!r}")
-        if len(X) < self.n_clusters:
-            raise ValueError(f"n_samples={len(X)} should be >= n_clusters={self.n_clusters}.")
         if isinstance(self.init, str) and self.init not in ("k-means++", "random"):
             raise ValueError(f"`init` must be 'k-means++', 'random' or an array of centres, got {self.init!r}")
 
@@ -213,20 +213,13 @@ class GeodesicKMeans(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMixi
 
     def _each_its_own(self, codes: NDArray[Any]) -> Array:
         """Centres where there are no more distinct codes than clusters."""
-        if len(codes) < self.n_clusters:
-            warnings.warn(
-                f"Number of distinct clusters ({len(codes)}) found smaller than n_clusters ({self.n_clusters}). "
-                "Possibly due to duplicate points in X.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
         self.n_iter_ = 1
         self._space = self._made(np.resize(codes, (max(2, len(codes)), codes.shape[1])))  # a graph needs two
         return np.asarray(np.resize(codes, (self.n_clusters, codes.shape[1])), dtype=np.float64)
 
     def _made(self, codes: NDArray[Any]) -> Space:
         made = space(
-            self._metric,
+            self.metric_,
             codes,
             distances=self.distances,
             graph=self.graph,
@@ -317,38 +310,6 @@ class GeodesicKMeans(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMixi
 
     # --- use ----------------------------------------------------------------------------------------------------------
 
-    def _measured(self, X: NDArray[Any]) -> Array:
-        """Distances (n_clusters, n) from the centres."""
-        return self._space.between(self.cluster_centers_.astype(np.float64), np.asarray(X, dtype=np.float64))
-
-    def predict(self, X: ArrayLike) -> NDArray[np.intp]:
-        """The cluster of each code: its nearest centre; −1 where none can be reached.
-
-        Parameters
-        ----------
-        X : array or Tensor of shape (n_samples, d)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-        """
-        return nearest(self._measured(self._codes(X, reset=False)))[0]
-
-    def transform(self, X: ArrayLike) -> NDArray[Any]:
-        """Geodesic distance of each code to each centre.
-
-        Parameters
-        ----------
-        X : array or Tensor of shape (n_samples, d)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_clusters)
-            In units of the metric's embedding.
-        """
-        X = self._codes(X, reset=False)
-        return np.ascontiguousarray(self._measured(X).T, dtype=X.dtype)
-
     def score(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> float:
         """Minus the inertia of codes: the larger, the nearer they are to the centres.
 
@@ -364,7 +325,3 @@ class GeodesicKMeans(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         """
         X = self._codes(X, reset=False)
         return -inertia(nearest(self._measured(X))[1], check_weights(sample_weight, X))
-
-    @property
-    def _n_features_out(self) -> int:
-        return len(self.cluster_centers_)

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 
+from .._calculus.seeds import numpy_random
 from ..geodesics import LatentGraph
 from ..metrics import Metric
-from ._base import Geometric, check_positive, check_weights, merge, numpy_random
+from ._base import check_weights, merge
+from ._clusters import Centred
 from ._lloyd import masses, nearest, seeds
 from ._pam import swap
 from ._spaces import Array, Graph, Space, space
@@ -23,7 +24,7 @@ from ._spaces import Array, Graph, Space, space
 __all__ = ["GeodesicKMedoids"]
 
 
-class GeodesicKMedoids(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+class GeodesicKMedoids(Centred):
     r"""k-medoids under a Riemannian metric: Σ wᵢ min_k d(zᵢ, m_k), the medoids m_k being codes.
 
     Distances are not squared, so that codes far from everything pull less than in k-means. A fit depends on the
@@ -41,7 +42,7 @@ class GeodesicKMedoids(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMi
     max_iter : int
         Most passes over the candidates of a run.
     distances : {"graph", "exact"}
-        As in `GeodesicKMeans`.
+        Shortest paths in a graph, or refined geodesics, as in `GeodesicKMeans`.
     graph : LatentGraph, optional
         As in `GeodesicKMeans`.
     n_candidates : int
@@ -62,7 +63,14 @@ class GeodesicKMedoids(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMi
     inertia_ : float
         Weighted sum of distances to the nearest medoid.
     n_iter_ : int
+    metric_ : Metric
+        `metric`, or what None means.
     n_features_in_ : int
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the best run did not settle, or there are fewer distinct codes than clusters.
 
     References
     ----------
@@ -126,30 +134,21 @@ class GeodesicKMedoids(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMi
         """
         X = self._codes(X, reset=True)
         weights = check_weights(sample_weight, X)
-        for name in ("n_clusters", "n_init", "max_iter", "n_candidates"):
-            check_positive(getattr(self, name), name)
+        self._check(X)
         if self.init not in ("k-means++", "random"):
             raise ValueError(f"`init` must be 'k-means++' or 'random', got {self.init!r}")
-        if len(X) < self.n_clusters:
-            raise ValueError(f"n_samples={len(X)} should be >= n_clusters={self.n_clusters}.")
         rng = numpy_random(self.random_state)
         data = merge(X, weights)
         codes = np.resize(data.codes, (max(2, len(data.codes)), X.shape[1]))  # a graph needs two
-        self._space: Space = space(
-            self._metric,
+        self._space = space(
+            self.metric_,
             codes,
             distances=self.distances,
             graph=self.graph,
             solver=self.solver,
             n_jobs=self.n_jobs,
         )
-        if len(data.codes) < self.n_clusters:
-            warnings.warn(
-                f"Number of distinct clusters ({len(data.codes)}) found smaller than n_clusters ({self.n_clusters}). "
-                "Possibly due to duplicate points in X.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
+        self._warn_of_few(len(data.codes))
         if len(data.codes) <= self.n_clusters:
             medoids = np.resize(np.arange(len(data.codes)), self.n_clusters)
             self.n_iter_ = 1
@@ -192,43 +191,19 @@ class GeodesicKMedoids(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMi
             )
         return np.sort(which[medoids])
 
-    def _measured(self, X: NDArray[Any]) -> Array:
-        """Distances (n_clusters, n) from the medoids."""
-        return self._space.between(self.cluster_centers_.astype(np.float64), np.asarray(X, dtype=np.float64))
-
-    def predict(self, X: ArrayLike) -> NDArray[np.intp]:
-        """The cluster of each code: its nearest medoid; −1 where none can be reached.
-
-        Parameters
-        ----------
-        X : array or Tensor of shape (n_samples, d)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-        """
-        return nearest(self._measured(self._codes(X, reset=False)))[0]
-
-    def transform(self, X: ArrayLike) -> NDArray[Any]:
-        """Geodesic distance of each code to each medoid.
-
-        Parameters
-        ----------
-        X : array or Tensor of shape (n_samples, d)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_clusters)
-        """
-        X = self._codes(X, reset=False)
-        return np.ascontiguousarray(self._measured(X).T, dtype=X.dtype)
-
     def score(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> float:
-        """Minus the weighted sum of distances to the nearest medoid."""
+        """Minus the weighted sum of distances to the nearest medoid: the larger, the nearer codes are to those.
+
+        Parameters
+        ----------
+        X : array or Tensor of shape (n_samples, d)
+        y : ignored
+        sample_weight : array of shape (n_samples,), optional
+
+        Returns
+        -------
+        float
+        """
         X = self._codes(X, reset=False)
         gap = nearest(self._measured(X))[1]
         return -float(check_weights(sample_weight, X) @ np.where(np.isfinite(gap), gap, 0.0))
-
-    @property
-    def _n_features_out(self) -> int:
-        return len(self.cluster_centers_)

@@ -5,7 +5,6 @@ Arvanitidis, Hansen, Hauberg, "A locally adaptive normal distribution" (NeurIPS 
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from typing import Any
 
@@ -13,21 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from torch import Tensor
 from tqdm import tqdm
 
+from .._calculus.seeds import numpy_random
 from ..geodesics import LatentGraph
-from ..metrics import Euclidean, Metric
-from ._base import Geometric, as_numpy, as_tensor, check_positive, numpy_random
-from ._land_checks import checked
-from ._land_em import Fit, State, expect, fit, initial
-from ._land_rays import Design
+from ..metrics import Metric
+from ._base import Geometric, as_numpy, as_tensor, check_positive
+from ._land_em import Fit, State, expect, fit, settled
 from ._land_sample import draw
-from ._land_space import Curved, Flat, Logs, Space
-from ._spaces import fitted_graph
-from .kmeans import GeodesicKMeans
+from ._land_space import Curved
+from ._land_start import checked, memberships, space_of, started
 
 __all__ = ["LAND"]
 
@@ -105,6 +100,8 @@ class LAND(Geometric, DensityMixin, BaseEstimator):
         of the domain, and C lacks about that share.
     graph_ : LatentGraph
         Not in Euclidean space.
+    metric_ : Metric
+        `metric`, or what None means.
     n_features_in_ : int
 
     Warns
@@ -194,82 +191,29 @@ class LAND(Geometric, DensityMixin, BaseEstimator):
             components; if a covariance collapses, or no code can be reached from any mean.
         """
         X = self._codes(X, reset=True, least=2)
-        self._given = checked(self, X)
+        given = checked(self, X)
         rng = numpy_random(self.random_state)
         codes = np.asarray(X, dtype=np.float64)
-        Z = as_tensor(self._metric, codes).double().cpu()
-        starts = [self._clusters(codes, rng) for _ in range(self.n_init)]
-        self._space = self._made(codes, rng)
+        Z = as_tensor(self.metric_, codes).double().cpu()
+        starts = [memberships(self, codes, rng) for _ in range(self.n_init)]
+        self._space = space_of(self, codes, rng)
+        if isinstance(self._space, Curved):
+            self.graph_ = self._space.graph
         best: Fit | None = None
         total = self.max_iter * self.n_init
         hidden = None if self.progress is None else not self.progress
         with torch.no_grad(), tqdm(total=total, desc="LAND", unit="step", disable=hidden, leave=False) as bar:
             for responsibilities in starts:
-                state = self._start(Z, codes, responsibilities)
+                state = started(self._space, Z, responsibilities, given, self.reg_covar)
                 found = fit(self._space, Z, state, max_iter=self.max_iter, tol=self.tol, reg=self.reg_covar, bar=bar)
                 if best is None or found.bounds[-1] > best.bounds[-1]:
                     best = found
             assert best is not None  # noqa: S101  # n_init is at least 1
-            state = self._settled(best.state, Z, rng)
+            state = settled(self._space, best.state, Z, _FINAL * self.n_directions, rng)
         self.converged_, self.n_iter_ = best.converged, len(best.bounds)
         self.lower_bound_, self.lower_bounds_ = best.bounds[-1], best.bounds
         self._keep(state, len(Z))
         return self
-
-    def _made(self, codes: Array, rng: np.random.RandomState) -> Space:
-        if isinstance(self._metric, Euclidean):
-            return Flat()
-        distinct = np.unique(codes, axis=0)
-        graph = fitted_graph(self._metric, distinct, self.graph) if len(distinct) > 1 else None
-        self.graph_ = graph
-        design = Design.draw(codes.shape[1], self.n_directions, self.n_radii, rng)
-        paper = self.variant == "paper"
-        return Curved(
-            self._metric, graph, design, solver=self.solver, shooter=self.shooter, tol=self.segment_tol, paper=paper
-        )
-
-    def _clusters(self, codes: Array, rng: np.random.RandomState) -> Tensor:
-        """Responsibilities (K, n) that a run starts from."""
-        K = self.n_components
-        if self.init_params == "random":
-            share = rng.uniform(size=(len(codes), K))
-            return torch.as_tensor((share / share.sum(1, keepdims=True)).T.copy())
-        if self.init_params == "kmeans":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # of duplicates; covariances tell
-                labels = KMeans(K, n_init=1, random_state=rng).fit(codes).labels_
-        else:
-            clusters = GeodesicKMeans(self._metric, K, graph=self.graph, solver=self.solver, random_state=rng)
-            labels = clusters.fit(codes).labels_
-        return torch.as_tensor((labels[None, :] == np.arange(K)[:, None]).astype(np.float64))
-
-    def _start(self, Z: Tensor, codes: Array, responsibilities: Tensor) -> State:
-        mass = responsibilities.sum(1) + 10 * torch.finfo(torch.float64).eps
-        means = responsibilities @ Z / mass[:, None]
-        if not isinstance(
-            self._space, Flat
-        ):  # a code is where the metric is good: that of the cluster nearest to its mean
-            away = torch.cdist(means, Z).masked_fill(
-                responsibilities < responsibilities.amax(1, keepdim=True), torch.inf
-            )
-            means = Z[away.argmin(1)]
-        means = self._given.get("means", means)
-        S = None
-        if "precisions" in self._given:
-            S, info = torch.linalg.inv_ex(self._given["precisions"])
-            if bool((info != 0).any()) or bool((torch.linalg.eigvalsh(S) <= 0).any()):
-                raise ValueError("`precisions_init` must be positive definite")
-        return initial(self._space, Z, means, responsibilities, self.reg_covar, S, self._given.get("weights"))
-
-    def _settled(self, state: State, Z: Tensor, rng: np.random.RandomState) -> State:
-        """The state with logarithms from the graph, as `score_samples` finds them, and constants by more directions."""
-        space = self._space
-        if not isinstance(space, Curved):
-            return state
-        everyone = torch.arange(self.n_components)
-        space.design = Design.draw(Z.shape[1], _FINAL * self.n_directions, self.n_radii, rng)
-        logs, rays = space.logs(state.place, Z, everyone), space.rays(state.place, state.S, everyone)
-        return dataclasses.replace(state, logs=logs, rays=rays, normal=space.normalizer(rays, state.S))
 
     def _keep(self, state: State, count: int) -> None:
         frame, S = state.place.frame, state.S
@@ -308,27 +252,66 @@ class LAND(Geometric, DensityMixin, BaseEstimator):
 
     # --- use --------------------------------------------------------------------------------------------------------
 
-    def _joint(self, X: ArrayLike, *, near: Tensor | None = None) -> tuple[Tensor, Tensor, NDArray[Any]]:
-        """Weighted log-densities (K, n) and those of the mixture (n,), Riemannian, and the codes.
+    def log_joint(self, X: ArrayLike) -> Array:
+        """Log-density of each code under each component, times its weight: densities and labels for one price.
 
-        With `near` (K, n) each component's are of those codes only, by geodesics to 1 % of their lengths.
+        The log of the sum of their exponentials is `score_samples`; where they are greatest is `predict`.
+
+        Parameters
+        ----------
+        X : array or Tensor of shape (n_samples, d)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, K)
+            log π_k p_k(z), with respect to `measure`; minus infinity where no geodesic to the mean was found.
+
+        Raises
+        ------
+        NotFittedError, ValueError
+            If it is not fitted, or X holds NaN or has another dimension.
         """
+        joint, codes = self._joint(X)
+        if self.measure == "lebesgue":
+            with torch.no_grad():
+                joint = joint + self.metric_.log_volume(self._tensor(codes)).double().cpu().numpy()[:, None]
+        return joint
+
+    def _joint(self, X: ArrayLike, reach: float | None = None) -> tuple[Array, NDArray[Any]]:
+        """Weighted log-densities (n, K), Riemannian, and the codes; with a `reach`, rough ones of codes within it."""
         codes = self._codes(X, reset=False)
-        Z = as_tensor(self._metric, codes).double().cpu()
+        Z = self._tensor(codes)
+        space, place, everyone = self._space, self._place, torch.arange(len(self._S))
         with torch.no_grad():
-            everyone = torch.arange(len(self._S))
-            if near is None or not isinstance(self._space, Curved):
-                logs = self._space.logs(self._place, Z, everyone)
+            if reach is None or not isinstance(space, Curved):
+                logs = space.logs(place, Z.double().cpu(), everyone)
             else:
-                xi, lost = Z.new_zeros(*near.shape, Z.shape[1]), torch.ones_like(near)
-                for k, some in ((k, some) for k, some in enumerate(near) if bool(some.any())):
-                    part = self._space.rough().logs(self._place, Z[some], everyone[k : k + 1])
-                    xi[k, some], lost[k, some] = part.xi[k], part.lost[k]
-                logs = Logs(xi, lost, lost)
-            state = State(
-                self._place, self._S, torch.as_tensor(self.weights_), logs, None, self._normal, torch.ones(len(self._S))
-            )
-            return *expect(state), codes
+                near = torch.ones(len(everyone), len(Z), dtype=torch.bool)
+                if space.graph is not None:
+                    away = space.graph.distances(self._tensor(self.means_), Z).double().cpu()
+                    near = _SLACK * away < reach * torch.as_tensor(self.scales_[:, -1:])
+                logs = space.rough_logs(place, Z.double().cpu(), near)
+            weights = torch.as_tensor(self.weights_)
+            state = State(place, self._S, weights, logs, None, self._normal, torch.ones(len(everyone)))
+            return np.asarray(expect(state)[0].T.numpy()), codes
+
+    def rough_score_samples(self, X: ArrayLike, *, reach: float = 4.5) -> Array:
+        """Riemannian log-density good enough for pictures, for many codes that are mostly far from all means.
+
+        Geodesics are solved to 1 % of their lengths, and only where the graph's distance to a mean is within `reach` of
+        its component's largest standard deviations.
+
+        Parameters
+        ----------
+        X : array or Tensor of shape (n_samples, d)
+        reach : float
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Whatever `measure` is, per unit of Riemannian volume; minus infinity beyond the reach.
+        """
+        return _whole(self._joint(X, reach)[0])
 
     def score_samples(self, X: ArrayLike) -> Array:
         """Log-density of each code, with respect to `measure`.
@@ -342,16 +325,7 @@ class LAND(Geometric, DensityMixin, BaseEstimator):
         ndarray of shape (n_samples,)
             Minus infinity where no geodesic to any mean was found.
         """
-        return self._scored(X)[0]
-
-    def _scored(self, X: ArrayLike) -> tuple[Array, NDArray[np.intp]]:
-        """What `score_samples` and `predict` say."""
-        joint, whole, codes = self._joint(X)
-        label = torch.where(whole > -torch.inf, joint.argmax(0), -1)
-        if self.measure == "lebesgue":
-            with torch.no_grad():
-                whole = whole + self._metric.log_volume(self._tensor(codes)).double().cpu()
-        return np.asarray(whole.numpy()), np.asarray(label.numpy())
+        return _whole(self.log_joint(X))
 
     def score(self, X: ArrayLike, y: Any = None) -> float:
         """Mean log-density of codes."""
@@ -359,12 +333,14 @@ class LAND(Geometric, DensityMixin, BaseEstimator):
 
     def predict_proba(self, X: ArrayLike) -> Array:
         """Probability of each component given each code, (n_samples, K); NaN where no component is in reach."""
-        joint, whole, _ = self._joint(X)
-        return np.asarray((joint - torch.where(whole > -torch.inf, whole, torch.nan)).exp().T.numpy())
+        joint = self._joint(X)[0]
+        whole = _whole(joint)
+        return np.asarray(np.exp(joint - np.where(whole > -np.inf, whole, np.nan)[:, None]))
 
     def predict(self, X: ArrayLike) -> NDArray[np.intp]:
         """The likeliest component of each code, (n_samples,); −1 where no component is in reach."""
-        return self._scored(X)[1]
+        joint = self._joint(X)[0]
+        return np.where(joint.max(1) > -np.inf, joint.argmax(1), -1)
 
     def fit_predict(self, X: ArrayLike, y: Any = None) -> NDArray[np.intp]:
         """Fit, and say the likeliest component of each code."""
@@ -414,3 +390,9 @@ class LAND(Geometric, DensityMixin, BaseEstimator):
 
 
 _FINAL = 4  # times as many directions for the final constants
+_SLACK = 0.9  # graph distances exceed geodesic ones by less
+
+
+def _whole(joint: Array) -> Array:
+    """Log of the sum over components, minus infinity where all are."""
+    return np.asarray(np.logaddexp.reduce(joint, axis=1))

@@ -36,6 +36,7 @@ class GeodesicNeighbors(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerM
     mode : {"distance", "connectivity"}
         Values of the matrix: distances, or ones.
     distances : {"graph", "exact"}
+        Shortest paths in a graph, or refined geodesics, as in `GeodesicKMeans`.
     graph : LatentGraph, optional
         As in `GeodesicKMeans`.
     solver : Newton, optional
@@ -46,6 +47,8 @@ class GeodesicNeighbors(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerM
     Attributes
     ----------
     n_samples_fit_ : int
+    metric_ : Metric
+        `metric`, or what None means.
     n_features_in_ : int
     graph_ : LatentGraph
         Only with a graph.
@@ -94,6 +97,11 @@ class GeodesicNeighbors(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerM
         -------
         GeodesicNeighbors
             Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter is out of range, or X holds NaN or has another dimension than the metric.
         """
         X = self._codes(X, reset=True)
         check_positive(self.n_neighbors, "n_neighbors")
@@ -101,7 +109,7 @@ class GeodesicNeighbors(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerM
             raise ValueError(f"`mode` must be 'distance' or 'connectivity', got {self.mode!r}")
         codes = X if len(X) > 1 else np.repeat(X, 2, axis=0)  # a graph needs two
         self._space = space(
-            self._metric,
+            self.metric_,
             codes,
             distances=self.distances,
             graph=self.graph,

@@ -60,6 +60,8 @@ class GeodesicPCA(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Steps of the Fréchet mean.
     frechet_ : FrechetMean
         The mean with its variance and status; the codes it speaks of are the distinct ones. Not in Euclidean space.
+    metric_ : Metric
+        `metric`, or what None means.
     n_features_in_ : int
 
     References
@@ -106,6 +108,18 @@ class GeodesicPCA(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         -------
         GeodesicPCA
             Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter is out of range, or X holds NaN or has another dimension than the metric.
+        RankError
+            If the metric is rank-deficient at the mean.
+
+        Warns
+        -----
+        FrechetWarning
+            If the mean did not converge, or is not known to be the only one.
         """
         X = self._codes(X, reset=True)
         d = X.shape[1]
@@ -115,14 +129,14 @@ class GeodesicPCA(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             raise ValueError(f"`n_components` must be at most the {d} features of X, got {count}")
         data = merge(X, weights)
         share = data.weights / data.weights.sum()
-        Z = as_tensor(self._metric, data.codes)
+        Z = as_tensor(self.metric_, data.codes)
         self.n_iter_ = 1
-        if isinstance(self._metric, Euclidean):
+        if isinstance(self.metric_, Euclidean):
             middle = (torch.as_tensor(share)[:, None] * Z).sum(0)
             vectors = Z - middle
         else:
             found = frechet_mean(
-                self._metric, Z, share, graph=self.graph, solver=self.solver, tol=self.tol, max_iter=self.max_iter
+                self.metric_, Z, share, graph=self.graph, solver=self.solver, tol=self.tol, max_iter=self.max_iter
             )
             self.frechet_ = found
             self.n_iter_ = max(1, found.n_iter)
@@ -144,7 +158,7 @@ class GeodesicPCA(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
     def _factor(self, middle: Tensor) -> NDArray[np.float64]:
         """L with G = LLᵀ at the mean: vᵀL are coordinates of a vector in an orthonormal frame."""
-        found: NDArray[np.float64] = cholesky(self._metric.tensor(middle).detach(), "GeodesicPCA").cpu().numpy()
+        found: NDArray[np.float64] = cholesky(self.metric_.tensor(middle).detach(), "GeodesicPCA").cpu().numpy()
         return found
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
@@ -160,14 +174,14 @@ class GeodesicPCA(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             In units of the metric's embedding; NaN for codes that no geodesic reaches.
         """
         X = self._codes(X, reset=False)
-        Z, middle = as_tensor(self._metric, X), as_tensor(self._metric, self.mean_[None])
+        Z, middle = as_tensor(self.metric_, X), as_tensor(self.metric_, self.mean_[None])
         with torch.no_grad():
-            if isinstance(self._metric, Euclidean):
+            if isinstance(self.metric_, Euclidean):
                 vectors = (Z - middle).double().cpu().numpy()
             else:
                 start = middle.expand(len(Z), -1)
-                vectors = rays(self._metric, start, Z, self.solver, self.graph).velocity.cpu().numpy()
-            G = self._metric.tensor(middle[0]).double().cpu().numpy()
+                vectors = rays(self.metric_, start, Z, self.solver, self.graph).velocity.cpu().numpy()
+            G = self.metric_.tensor(middle[0]).double().cpu().numpy()
         return np.asarray(vectors @ G @ self.components_.T.astype(np.float64), dtype=X.dtype)
 
     def inverse_transform(self, X: ArrayLike) -> NDArray[Any]:
@@ -186,13 +200,13 @@ class GeodesicPCA(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         Y = check_array(as_numpy(X), dtype=[np.float64, np.float32])
         if Y.shape[1] != self.n_components_:
             raise ValueError(f"X must have {self.n_components_} components, got {Y.shape[1]}")
-        v = as_tensor(self._metric, Y @ self.components_.astype(np.float64))
-        middle = as_tensor(self._metric, self.mean_[None])
+        v = as_tensor(self.metric_, Y @ self.components_.astype(np.float64))
+        middle = as_tensor(self.metric_, self.mean_[None])
         with torch.no_grad():
-            if isinstance(self._metric, Euclidean):
+            if isinstance(self.metric_, Euclidean):
                 out = middle + v
             else:
-                out = exp(self._metric, middle.expand_as(v), v, throw=False)
+                out = exp(self.metric_, middle.expand_as(v), v, throw=False)
         return np.asarray(out.double().cpu().numpy(), dtype=Y.dtype)
 
     @property

@@ -6,7 +6,6 @@ All figures with decoded images are made of these: strips along curves, films of
 from __future__ import annotations
 
 import math
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,21 +22,6 @@ if TYPE_CHECKING:
     from latentgeo.decoders import Decoder
 
 Images = NDArray[Any]  # (n, height, width), or (n, height, width, 4) in 0…255: red, green, blue, opacity
-
-
-def letter(index: int) -> str:
-    """Name of curve number `index`: A … Z, then AA, AB, …
-
-    Examples
-    --------
-    >>> letter(0), letter(25), letter(26)
-    ('A', 'Z', 'AA')
-    """
-    name = ""
-    while index >= 0:
-        name = string.ascii_uppercase[index % 26] + name
-        index = index // 26 - 1
-    return name
 
 
 def decoded(decoder: Decoder, z: Tensor, shape: tuple[int, ...] | None, *, columns: bool = False) -> Images:

@@ -20,7 +20,7 @@ from torch import Tensor
 from latentgeo._calculus.seeds import torch_random
 from latentgeo.decoders import Decoder
 from latentgeo.plot import theme
-from latentgeo.plot._mosaics import Row, as_images, decoded, letter, mosaic, panels_figure, rows_figure, trace
+from latentgeo.plot._mosaics import Row, as_images, decoded, mosaic, panels_figure, rows_figure, trace
 from latentgeo.plot.planes import coordinate
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ def interpolations(
     curves = path(t).detach().reshape(-1, n, path.z.shape[-1])
     groups = []
     for index, (curve, done) in enumerate(zip(curves, path.converged.reshape(-1).tolist(), strict=True)):
-        pair = letter(index)
+        pair = theme.letter(index)
         kinds = {
             "straight": torch.lerp(curve[0], curve[-1], t[:, None]),
             "spherical": slerp(curve[0], curve[-1], t),

@@ -17,7 +17,7 @@ from torch import Tensor
 from latentgeo.geodesics import Geodesic, curve_length
 from latentgeo.metrics import Metric
 from latentgeo.plot import theme
-from latentgeo.plot._mosaics import add_row, letter
+from latentgeo.plot._mosaics import add_row
 from latentgeo.plot.fields import length_units
 from latentgeo.plot.strips import strip_rows
 
@@ -104,7 +104,7 @@ def geodesic(
         number += 1
         top = 1 - edge / total
         axes = _panel(figure, number, (max(0.0, top - (PANEL - 26) / total), top), (-half, 1 + half), units)
-        name = letter(k)
+        name = theme.letter(k)
         converged = bool(path.converged.reshape(-1)[k])
         figure.add_traces(_lines(name, t, along[k], straight[k], units, converged, status[k], axes, k == 0))
         length, error = (float(x.reshape(-1)[k]) for x in (path.length, path.length_error))

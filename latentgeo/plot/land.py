@@ -15,11 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from latentgeo.learn.land import LAND
-from latentgeo.plot import inputs, overlays, theme
-from latentgeo.plot.fields import describe, in_double
-from latentgeo.plot.heatmaps import heatmap
+from latentgeo.plot import inputs, theme
+from latentgeo.plot._panels import ground, panels_side_by_side
 from latentgeo.plot.planes import Plane, labels_of
-from latentgeo.plot.walks import bar_beside, dots, panels_side_by_side, square
 
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
@@ -30,8 +28,6 @@ _SHARES = (0.95, 0.8, 0.5)  # of the probability, within the contours
 _COLOURS = ("#8fd3ff", "#ffffff", "#ffb347")
 _DASHES = ("dot", "dash", "solid")
 _ROOM = 1.7  # size of the map over that of the codes: the regions with most of the probability reach beyond them
-_FAR = 4.5  # standard deviations beyond which nothing is drawn
-_SLACK = 0.9  # graph distances exceed geodesic ones by less
 
 
 def land(
@@ -111,28 +107,29 @@ def land(
     for name, value in (("resolution", resolution), ("contour_resolution", contour_resolution)):
         if value < 2:
             raise ValueError(f"`{name}` must be at least 2, got {value}")
-    metric = model._metric
-    like = inputs.like(metric, [], codes)
-    points = inputs.as_codes(codes, like, dim)
-    where = None if points is None else inputs.flat(points, plane)[0]
-    x, y = inputs.window(bounds or square(where, [_flat(model.means_, plane)], _ROOM), [], resolution)
+    metric = model.metric_
     decoder = getattr(metric, "decoder", None)
-    grid = inputs.mesh(x, y, like.device, plane)
-    field = describe(metric, "both", decoder, dim)
-    level = overlays.saturation(decoder, grid)
-    base = heatmap(field, x, y, field.values(in_double(metric), grid, plane), level)
-    if level is not None:
-        base += overlays.hatching(x, y, level)
-    if where is not None:
-        base.append(dots(where, max_codes))
+    base = ground(
+        metric,
+        decoder,
+        dim,
+        codes,
+        [_flat(model.means_, plane)],
+        plane=plane,
+        bounds=bounds,
+        resolution=resolution,
+        max_codes=max_codes,
+        room=_ROOM,
+    )
+    x, y = base.x, base.y
 
     cx, cy = inputs.window((x[0], x[-1], y[0], y[-1]), [], contour_resolution)
     mesh = inputs.mesh(cx, cy, torch.device("cpu"), plane)
     near = mesh.reshape(-1, dim)
     area = float((cx[1] - cx[0]) * (cy[1] - cy[0]))
     with torch.no_grad():
-        volume = metric.log_volume(near.to(like)).double().cpu().numpy()
-    panels = {"LAND": (_log_density(model, near), volume, model.means_)}
+        volume = metric.log_volume(near.to(base.like)).double().cpu().numpy()
+    panels = {"LAND": (model.rough_score_samples(near), volume, model.means_)}
     if mixture is not None:
         flat = np.asarray(mixture.score_samples(near.numpy()), dtype=np.float64)
         panels["mixture"] = (flat, np.zeros_like(volume), np.asarray(mixture.means_))
@@ -141,15 +138,7 @@ def land(
     figure = go.Figure(layout={"template": theme.template(), "showlegend": False, "margin": _MARGIN})
     floor = panels_side_by_side(figure, [titles[name] for name in panels], x, y, [[] for _ in panels], labels_of(plane))
     for number, (name, (log_density, log_measure, means)) in enumerate(panels.items(), start=1):
-        suffix = "" if number == 1 else str(number)
-        on = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
-        for trace in base:
-            if trace.type == "scatter" and trace.x is not None and len(trace.x) == 1 and trace.x[0] is None:
-                continue  # entries of a legend that is not drawn
-            copied = type(trace)(trace).update(on)
-            if trace.name == "measure":
-                copied.update(showscale=number == len(panels), colorbar=bar_beside(figure, suffix, floor))
-            figure.add_trace(copied)
+        on = base.lay(figure, number, len(panels), floor)
         total = log_density + log_measure
         mass = np.exp(np.where(np.isfinite(total), total, -np.inf)) * area  # no metric, no probability
         levels = _levels(log_density, mass)
@@ -160,12 +149,12 @@ def land(
         figure.layout.annotations[number - 1].text = f"<b>{titles[name]}</b><br>density per unit of {unit}"
     more = 26 if plane is None else 52  # for the key
     figure.update_layout(height=figure.layout.height + more, margin={**_MARGIN, "b": _MARGIN["b"] + more})
-    first = title or f"{field.what}, and where the probability is"
+    first = title or f"{base.field.what}, and where the probability is"
     theme.title_at_top(figure, first)
     key = "contours: smallest regions with 50 % (solid), 80 % (dashed), 95 % (dotted) of probability; diamonds: means"
-    key += "; dots: codes" if points is not None else ""
+    key += "; dots: codes" if base.codes is not None else ""
     if plane is not None:
-        key += f"<br>on {plane.about}; " + ("codes and means" if points is not None else "means") + " projected"
+        key += f"<br>on {plane.about}; " + ("codes and means" if base.codes is not None else "means") + " projected"
     figure.add_annotation(
         text=key, x=0.0, y=0.0, xref="paper", yref="paper", align="left",
         xanchor="left", yanchor="top", yshift=-62, showarrow=False, font={"size": theme.SMALL},
@@ -174,22 +163,6 @@ def land(
 
 
 _MARGIN = {"l": 82, "r": 128, "t": 120, "b": 72}
-
-
-def _log_density(model: LAND, points: Tensor) -> NDArray[Any]:
-    """Riemannian log-densities; minus infinity, unsolved, where the graph says that all means are far away."""
-    near = np.ones((len(model.means_), len(points)), dtype=bool)
-    graph = getattr(model, "graph_", None)
-    if graph is not None:
-        to = model._tensor(model.means_)
-        with torch.no_grad():
-            away = graph.distances(to, model._tensor(points.numpy())).double().cpu().numpy()
-        near = _SLACK * away < _FAR * model.scales_[:, -1:]
-    out = np.full(len(points), -np.inf)
-    if (some := near.any(0)).any():
-        _, whole, _ = model._joint(points.numpy()[some], near=torch.as_tensor(near[:, some]))
-        out[some] = whole.numpy()
-    return out
 
 
 def _levels(log_density: NDArray[Any], mass: NDArray[Any]) -> list[float]:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from latentgeo.geodesics import curve_length
 from latentgeo.plot import theme
-from latentgeo.plot._mosaics import letter
 
 if TYPE_CHECKING:
     from latentgeo.decoders import Decoder
@@ -70,10 +69,10 @@ def curve_traces(curves: list[Curve], units: str) -> list[go.BaseTraceType]:
     shown: set[str] = set()
     for index, curve in enumerate(curves):
         gain = 100 * (1 - curve.length / curve.straight) if curve.straight > 0 else 0.0
-        line_hover = f"{letter(index)}: straight line<br>length {curve.straight:.4g} {units}"
+        line_hover = f"{theme.letter(index)}: straight line<br>length {curve.straight:.4g} {units}"
         traces += _line(curve.line, "straight line", line_hover, theme.PAPER, shown, width=2, dash="6px,5px")
         hover = (
-            f"{letter(index)}: geodesic<br>length {curve.length:.4g} ± {curve.error:.2g} {units}"
+            f"{theme.letter(index)}: geodesic<br>length {curve.length:.4g} ± {curve.error:.2g} {units}"
             f"<br>{gain:.1f} % shorter than the straight line<br>{curve.status}"
         )
         if curve.away > 0:
@@ -95,7 +94,7 @@ def curve_traces(curves: list[Curve], units: str) -> list[go.BaseTraceType]:
                 x=ends[:, 0],
                 y=ends[:, 1],
                 mode="markers+text",
-                text=[letter(i // 2) for i in range(len(ends))],
+                text=[theme.letter(i // 2) for i in range(len(ends))],
                 textfont={"size": theme.SMALL - 1, "color": theme.INK},
                 marker={"size": 25, "color": theme.PAPER, "line": {"color": theme.INK, "width": 1.5}},
                 hoverinfo="skip",

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 import torch
 
-from latentgeo.plot._mosaics import Row, decoded, letter, rows_figure
+from latentgeo.plot import theme
+from latentgeo.plot._mosaics import Row, decoded, rows_figure
 
 if TYPE_CHECKING:
     from latentgeo.decoders import Decoder
@@ -76,7 +77,7 @@ def strip_rows(decoder: Decoder, path: Geodesic, *, n: int, shape: tuple[int, ..
     names = ["geodesic" if done else "failed" for done in path.converged.reshape(-1).tolist()]
     rows = []
     for index, (name, curve, line) in enumerate(zip(names, curves, lines, strict=True), start=first):
-        pair = letter(index)
+        pair = theme.letter(index)
         rows.append(Row(decoded(decoder, curve, shape, columns=True), f"{pair}: {name}", f"<b>{pair}</b>  {name}"))
         rows.append(Row(decoded(decoder, line, shape, columns=True), f"{pair}: straight line", "straight line"))
     return rows

@@ -17,7 +17,6 @@ from torch import Tensor
 from latentgeo.geodesics import Geodesic
 from latentgeo.metrics import Metric
 from latentgeo.plot import inputs, overlays, theme
-from latentgeo.plot._mosaics import letter
 from latentgeo.plot.fields import describe, in_double, length_units
 from latentgeo.plot.planes import Plane
 
@@ -127,11 +126,11 @@ def surface(
             for name, z in (("straight line", lines[k]), ("geodesic" if done[k] else "not converged", geodesics[k])):
                 where = frame(_embedded(metric, z, like))
                 lift = _LIFT * size * _normals(metric, z, plane, frame, like)
-                told = f"{letter(index)}: {name}"
+                told = f"{theme.letter(index)}: {name}"
                 told += f", length {lengths[k]:.4g} {length_units(metric)}" if name == "geodesic" else ""
                 figure.add_traces(_curve(where, lift, name, told, not any(t.name == name for t in figure.data)))
             ends = frame(_embedded(metric, geodesics[k][[0, -1]], like))
-            notes += [_note(end, letter(index)) for end in ends]
+            notes += [_note(end, theme.letter(index)) for end in ends]
             index += 1
     share, whose = (frame.share(image), "surface's") if dots is None else (frame.share(dots), "codes'")
     first = title or "The surface that the decoder makes of the latent space"

@@ -6,6 +6,7 @@ Labels use the palette of Okabe & Ito (2008, "Color Universal Design"); the meas
 
 from __future__ import annotations
 
+import string
 import textwrap
 from dataclasses import dataclass
 from functools import cache
@@ -261,3 +262,18 @@ def _swapped(part: Any, swap: dict[str, str]) -> Any:
     if isinstance(part, tuple):
         return tuple(_swapped(inner, swap) for inner in part)
     return swap.get(part, part) if isinstance(part, str) else part
+
+
+def letter(index: int) -> str:
+    """Name of curve number `index`: A … Z, then AA, AB, …
+
+    Examples
+    --------
+    >>> letter(0), letter(25), letter(26)
+    ('A', 'Z', 'AA')
+    """
+    name = ""
+    while index >= 0:
+        name = string.ascii_uppercase[index % 26] + name
+        index = index // 26 - 1
+    return name

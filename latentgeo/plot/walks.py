@@ -15,9 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from latentgeo.plot import inputs, overlays, theme
-from latentgeo.plot._mosaics import Row, add_row, decoded, letter
-from latentgeo.plot.fields import describe, in_double
-from latentgeo.plot.heatmaps import heatmap
+from latentgeo.plot._mosaics import Row, decoded
+from latentgeo.plot._panels import MARGIN, ground, panels_side_by_side
 from latentgeo.plot.planes import Plane, labels_of
 from latentgeo.walks import Walk
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from latentgeo.metrics import Metric
 
 COLOURS = ("#FFFFFF", "#FF9E4A", "#FF6FB5", "#7FE3FF", "#B8F58A", "#E0B3FF")  # light, on a dark casing
-GAP, INDENT = 44, 26  # pixels between panels, and before a strip
-MARGIN = {"l": 82, "r": 128, "t": 150, "b": 76}
 
 
 def walks(
@@ -109,38 +106,29 @@ def walks(
     shown = {name: _paths(walk)[:n_walkers] for name, walk in panels.items()}
     if plane is not None:
         shown = {name: plane.project(paths)[0] for name, paths in shown.items()}
-    like = inputs.like(metric, [], codes)
-    points = inputs.as_codes(codes, like, dim)
-    where = None if points is None else inputs.flat(points, plane)[0]
-    x, y = inputs.window(bounds or square(where, list(shown.values())), [], resolution)
-    grid = inputs.mesh(x, y, like.device, plane)
-    field = describe(metric, "both", decoder, dim)
-    level = overlays.saturation(decoder, grid)
-    base = heatmap(field, x, y, field.values(in_double(metric), grid, plane), level)
-    if level is not None:
-        base += overlays.hatching(x, y, level)
-    if where is not None:
-        base.append(dots(where, max_codes))
-
+    base = ground(
+        metric,
+        decoder,
+        dim,
+        codes,
+        list(shown.values()),
+        plane=plane,
+        bounds=bounds,
+        resolution=resolution,
+        max_codes=max_codes,
+    )
     figure = go.Figure(layout={"template": theme.template(), "showlegend": False, "margin": MARGIN})
     rows = {name: _film(decoder, panels[name], n_walkers, n_images, shape) for name in panels}
-    floor = panels_side_by_side(figure, list(panels), x, y, list(rows.values()), labels_of(plane))
+    floor = panels_side_by_side(figure, list(panels), base.x, base.y, list(rows.values()), labels_of(plane))
     for number, (name, walk) in enumerate(panels.items(), start=1):
-        suffix = "" if number == 1 else str(number)
-        on = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
-        last = number == len(panels)
-        for trace in base:
-            if trace.type == "scatter" and trace.x is not None and len(trace.x) == 1 and trace.x[0] is None:
-                continue  # entries of a legend that is not drawn
-            copied = type(trace)(trace).update(on)
-            if trace.name == "measure":
-                copied.update(showscale=last, colorbar=bar_beside(figure, suffix, floor))
-            figure.add_trace(copied)
+        on = base.lay(figure, number, len(panels), floor)
         for index, path in enumerate(shown[name]):
             figure.add_traces([trace.update(on) for trace in _path(walk, path, index)])
-        figure.layout.annotations[number - 1].text = f"<b>{name}</b><br>{_told(walk, shown[name], x, y)}"
+        figure.layout.annotations[number - 1].text = f"<b>{name}</b><br>{_told(walk, shown[name], base.x, base.y)}"
     theme.title_at_top(figure, title or ("Random walks from the same codes" if _together(shown) else "Random walks"))
-    key = _key(where, level, field.what + ("" if plane is None else f" on {plane.about}, walks projected"))
+    key = _key(
+        base.codes, base.level, base.field.what + ("" if plane is None else f" on {plane.about}, walks projected")
+    )
     figure.add_annotation(
         text=key, x=0.0, y=0.0, xref="paper", yref="paper", xanchor="left", yanchor="top",
         yshift=-14 if any(rows.values()) else -62, showarrow=False, align="left", font={"size": theme.SMALL},
@@ -159,31 +147,9 @@ def _paths(walk: Walk) -> NDArray[Any]:
     return walk.z.detach().cpu().double().numpy().reshape(-1, *walk.z.shape[-2:])
 
 
-def square(
-    points: NDArray[Any] | None, paths: list[NDArray[Any]], room: float = 1.3
-) -> tuple[float, float, float, float]:
-    """A square around the codes, or around the walks where there are none, so many times as large."""
-    everything = np.concatenate([p.reshape(-1, 2) for p in paths]) if points is None else points
-    everything = everything[np.isfinite(everything).all(1)]
-    if not len(everything):
-        everything = np.array([[-3.0, -3.0], [3.0, 3.0]])
-    low, high = everything.min(0), everything.max(0)
-    middle, half = (low + high) / 2, max(room / 2 * float((high - low).max()), 1e-3)
-    return middle[0] - half, middle[0] + half, middle[1] - half, middle[1] + half
-
-
-def dots(points: NDArray[Any], most: int) -> go.Scatter:
-    """Codes as small white dots."""
-    chosen = np.linspace(0, len(points) - 1, min(most, len(points))).round().astype(int)
-    few = len(chosen) <= 200
-    marker = {"size": 5 if few else 2.5, "color": f"rgba(255,255,255,{0.8 if few else 0.55})"}
-    style: dict[str, Any] = {"mode": "markers", "marker": marker, "hoverinfo": "skip", "name": "codes"}
-    return go.Scatter(x=points[chosen, 0], y=points[chosen, 1], **style)
-
-
 def _path(walk: Walk, path: NDArray[Any], index: int) -> list[go.BaseTraceType]:
     """One walker: a light line on a dark casing, its start lettered, a cross where it was frozen."""
-    name, colour = letter(index), COLOURS[index % len(COLOURS)]
+    name, colour = theme.letter(index), COLOURS[index % len(COLOURS)]
     status = walk.status.reshape(-1)[index]
     steps = int(walk.steps.reshape(-1)[index])
     end = min(len(path) - 1, steps // walk.every)
@@ -240,64 +206,4 @@ def _film(
     when = torch.linspace(0, walk.z.shape[-2] - 1, n_images).round().long().to(walk.z.device)
     codes = walk.z.detach().reshape(-1, *walk.z.shape[-2:])[:n_walkers, when]
     films = (decoded(decoder, z, shape, columns=True) for z in codes)
-    return [Row(film, f"{letter(k)}: decoded", f"<b>{letter(k)}</b>") for k, film in enumerate(films)]
-
-
-def bar_beside(figure: go.Figure, suffix: str, floor: float) -> dict[str, float]:
-    """Where the colour bar of a panel stands: beside it, as tall as it is."""
-    return {"x": figure.layout[f"xaxis{suffix}"].domain[1] + 0.015, "y": (1 + floor) / 2, "len": 1 - floor}
-
-
-def panels_side_by_side(
-    figure: go.Figure,
-    names: list[str],
-    x: NDArray[Any],
-    y: NDArray[Any],
-    rows: list[list[Row]],
-    labels: tuple[str, str] | None = None,
-) -> float:
-    """Panels side by side, each walk's strips beneath it; returns where the panels' lower edge is."""
-    across, up = labels or ("z₁", "z₂")
-    room = theme.WIDTH - MARGIN["l"] - MARGIN["r"]
-    n = len(names)
-    side = min(room if n > 1 else 0.62 * room, (room - GAP * (n - 1)) / n)
-    tall = side * (y[-1] - y[0]) / (x[-1] - x[0])
-    strip = max((row.height / row.width * (side - INDENT) for film in rows for row in film), default=0.0)
-    below = 66.0
-    total = tall + (below + max(len(film) for film in rows) * (strip + 6) if strip else 0.0)
-    floor = 1 - tall / total
-    step = (x[1] - x[0]) / 2
-    for number, name in enumerate(names, start=1):
-        left = (number - 1) * (side + GAP) / room
-        suffix = "" if number == 1 else str(number)
-        domain = [left, min(1.0, left + side / room)]
-        figure.update_layout(
-            {
-                f"xaxis{suffix}": {
-                    "domain": domain,
-                    "anchor": f"y{suffix}",
-                    "range": [x[0] - step, x[-1] + step],
-                    "title": {"text": f"{across} (latent units)", "font": {"size": theme.SMALL}},
-                },
-                f"yaxis{suffix}": {
-                    "domain": [floor, 1.0],
-                    "anchor": f"x{suffix}",
-                    "range": [y[0] - step, y[-1] + step],
-                    "title": {"text": f"{up} (latent units)" if number == 1 else "", "font": {"size": theme.SMALL}},
-                },
-            }
-        )
-        figure.add_annotation(
-            text=name, x=domain[0], y=1.0, xref="paper", yref="paper", xanchor="left", yanchor="bottom", yshift=4,
-            showarrow=False, align="left", font={"size": theme.SMALL},
-        )  # fmt: skip
-    for number, film in enumerate(rows):
-        left = (number * (side + GAP) + INDENT) / room
-        for index, row in enumerate(film):
-            top = 1 - (tall + below + index * (strip + 6)) / total
-            height = row.height / row.width * (side - INDENT) / total
-            place = n + 1 + sum(len(f) for f in rows[:number]) + index
-            right = min(1.0, left + (side - INDENT) / room)
-            add_row(figure, row, place, (left, right), (max(0.0, top - height), top))
-    figure.update_layout(height=round(total) + MARGIN["t"] + MARGIN["b"] + (0 if strip else 44), hovermode="closest")
-    return float(floor)
+    return [Row(film, f"{theme.letter(k)}: decoded", f"<b>{theme.letter(k)}</b>") for k, film in enumerate(films)]
