@@ -235,7 +235,7 @@ def _geodesic(metric: Metric, solver: Solver, a: Tensor, out: _Outcome, batch: t
         certified=out.certified.reshape(batch),
         stats={name: value.reshape(batch) for name, value in out.stats.items()},
         metric=metric,
-        _pieces=tuple(pieces),
+        pieces=tuple(pieces),
     )
 
 
@@ -342,9 +342,9 @@ def _differentiable_length(path: Geodesic, a: Tensor, b: Tensor, *, learns: bool
             unit = torch.where(moving, speed, 1.0)[..., None]
             slope = torch.where(moving[..., None], sign * covector / unit, 0.0)
         total = total + (slope * (end - end.detach())).sum(-1)
-    if learns and metric.embedding is not None and metric.ambient is None:
+    if learns and metric.flat_embedding is not None:
         flat = torch.zeros(path.length.numel(), dtype=total.dtype, device=total.device)
-        for index, curve in path._pieces:
+        for index, curve in path.pieces:
             live = arc_length(metric, curve).length.to(total.dtype)
             flat = flat.index_put((index,), live - live.detach())
         total = total + torch.where(moving, flat.reshape(total.shape), 0.0)

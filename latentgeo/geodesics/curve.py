@@ -177,7 +177,7 @@ def arc_length(
     Two sub-steps are extrapolated over pairs of segments; they serve flat embeddings and an odd number of nodes, where
     they are cheaper, and are made four elsewhere. What is `known` from that many sub-steps is not computed again.
     """
-    if substeps == 2 and (metric.embedding is None or metric.ambient is not None or curve.linear or curve.n % 2 == 0):
+    if substeps == 2 and (metric.flat_embedding is None or curve.linear or curve.n % 2 == 0):
         substeps = 4
     result = _by_groups(metric, curve, substeps) if known is None else known
     while substeps < _MOST_SUBSTEPS:
@@ -200,9 +200,9 @@ def _by_groups(metric: Metric, curve: Curve, substeps: int) -> Quadrature:
 def _quadrature(metric: Metric, curve: Curve, substeps: int) -> Quadrature:
     t, z = curve.substeps(substeps)
     n = curve.n
-    flat = metric.ambient is None and metric.embedding is not None
-    if flat:
-        x = metric.embedding(z)  # type: ignore[misc]  # not None, by `flat`
+    flat = metric.flat_embedding
+    if flat is not None:
+        x = flat(z)
         if substeps == 2:
             return by_nodes(x)
         rounding = _rounding(x)
@@ -210,7 +210,7 @@ def _quadrature(metric: Metric, curve: Curve, substeps: int) -> Quadrature:
         before, after = _speeds(metric, curve, t, z, substeps)
 
     def rule(stride: int) -> Tensor:
-        if flat:
+        if flat is not None:
             nodes = x[:, ::stride]
             pieces = torch.linalg.vector_norm(nodes[:, 1:] - nodes[:, :-1], dim=-1).double()
         else:
@@ -220,7 +220,7 @@ def _quadrature(metric: Metric, curve: Curve, substeps: int) -> Quadrature:
     wide, middle, fine = rule(4), rule(2), rule(1)
     first, second = (4 * middle - wide) / 3, (4 * fine - middle) / 3
     best = (16 * second - first) / 15
-    if not flat:
+    if flat is None:
         rounding = 4 * torch.finfo(z.dtype).eps * fine.sum(-1)
     return Quadrature(best, (best - second).abs().sum(-1) + rounding, rule(substeps).sum(-1))
 
@@ -272,8 +272,7 @@ def equal_speed(metric: Metric, curve: Curve, n: int) -> Tensor:
 def paced(metric: Metric, curve: Curve, n: int) -> tuple[Tensor, Quadrature]:
     """`equal_speed`, and roughly the curves' lengths and what polygons of so many nodes hide."""
     steps = _steps(curve, n)
-    flat = metric.embedding is not None and metric.ambient is None
-    if not flat or n % 2 == 0 or steps != 2 * (n - 1) or len(curve.nodes) == 0:
+    if metric.flat_embedding is None or n % 2 == 0 or steps != 2 * (n - 1) or len(curve.nodes) == 0:
         nodes = equal_speed(metric, curve, n)
         return nodes, arc_length(metric, Curve(nodes), rtol=0.1, substeps=2)
     groups = curve_groups(metric, curve.nodes, steps + 1)
@@ -305,8 +304,8 @@ def _equal_speed(metric: Metric, curve: Curve, n: int, steps: int) -> tuple[Tens
     """The nodes, and the images of the samples that they were found with (speeds where there is no flat map)."""
     t = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64, device=curve.nodes.device)
     z = curve(t)
-    if metric.ambient is None and metric.embedding is not None:
-        x = metric.embedding(z)
+    if metric.flat_embedding is not None:
+        x = metric.flat_embedding(z)
         pieces = torch.linalg.vector_norm(x[:, 1:] - x[:, :-1], dim=-1).double()
     else:
         middle = 0.5 * (t[1:] + t[:-1])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .._calculus import broadcast_pair, check_flag, check_integer
 from ..metrics import Metric, need_metric
+from ._graph_arguments import check_codes, checked_points, checked_rows
 from ._graph_build import Built, build
 from ._graph_file import read_graph, write_graph
 from ._network import Network
@@ -97,6 +98,10 @@ class LatentGraph:
     LatentGraph(200 codes on 128×128 grid nodes, 192278 edges)
     >>> graph.distances_from([0, 1]).shape
     torch.Size([2, 200])
+    >>> graph.nearest([0, 1]).label[:2]
+    tensor([0, 1])
+    >>> graph.distances(codes[:3], codes[:5]).shape, graph.paths(codes[:3], codes[3:6], n_points=9).shape
+    (torch.Size([3, 5]), torch.Size([3, 9, 2]))
     """
 
     codes_: NDArray[Any]
@@ -181,13 +186,7 @@ class LatentGraph:
         LatentGraph
             Itself.
         """
-        self.metric.check(codes, name="codes")
-        if codes.ndim != 2 or codes.shape[0] < 2:
-            raise ValueError(f"`codes` must have shape (N, d) with N >= 2, got {tuple(codes.shape)}")
-        if not bool(codes.isfinite().all()):
-            raise ValueError(
-                f"`codes` must be finite, got {int((~codes.isfinite().all(-1)).sum())} rows with NaN or inf"
-            )
+        check_codes(self.metric, codes)
         return self._with(build(self.metric, codes.detach(), **self.options, bar=self.progress))
 
     def _with(self, built: Built) -> LatentGraph:
@@ -206,13 +205,7 @@ class LatentGraph:
     def _points(self, X: Tensor, name: str) -> NDArray[Any]:
         """Checked points as rows."""
         self._need_fit()
-        self.metric.check(X, name=name)
-        d = self.codes_.shape[1]
-        if X.shape[-1] != d:
-            raise ValueError(f"`{name}` must have {d} latent coordinates, got {X.shape[-1]}")
-        if not bool(X.isfinite().all()):
-            raise ValueError(f"`{name}` must be finite, got NaN or infinite codes")
-        return X.detach().double().cpu().numpy().reshape(-1, d)
+        return checked_points(self.metric, X, self.codes_.shape[1], name)
 
     def attach(self, X: Tensor, name: str = "X") -> Anchors:
         """Points (*batch, d) attached to the nodes around them: what searches on `network_` begin and end with."""
@@ -238,16 +231,7 @@ class LatentGraph:
             if codes.ndim != 2:
                 raise ValueError(f"`codes` must have shape (k, d), or hold rows' numbers, got {tuple(codes.shape)}")
             return self.attach(codes, "codes")
-        which = np.asarray(codes.cpu() if isinstance(codes, Tensor) else codes)
-        if which.ndim != 1 or (which.dtype.kind not in "iu" and which.size):
-            raise TypeError(
-                "`codes` must be whole numbers (k,), rows of the codes given to fit, or a floating tensor (k, d); "
-                f"got {type(codes).__name__} of shape {which.shape}, {which.dtype}"
-            )
-        n = self.n_codes_
-        if which.size and not (-n <= which.min() and which.max() < n):
-            raise ValueError(f"`codes` must be rows of the {n} codes given to fit, got {which.min()} to {which.max()}")
-        return self._stored().take(which.astype(np.int64))
+        return self._stored().take(checked_rows(codes, self.n_codes_))
 
     def distances_from(self, codes: Tensor | NDArray[Any] | Sequence[int]) -> Tensor:
         """Distances from some points to every code that was given to `fit`, in that order.
@@ -389,13 +373,24 @@ class LatentGraph:
     # --- files --------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the fitted graph to an `.npz` file; the metric is not part of it."""
+        """Write the fitted graph to an `.npz` file, which `load` reads; the metric is not part of it."""
         self._need_fit()
         write_graph(path, self.options, Built(self.codes_, self.network_, self.bridges_, self.n_components_))
 
     @classmethod
     def load(cls, path: str | PathLike[str], metric: Metric) -> LatentGraph:
-        """Read a graph written by `save`, for the metric it was built with.
+        """Read a graph written by `save`.
+
+        Parameters
+        ----------
+        path : path
+        metric : Metric
+            The one that it was built with.
+
+        Returns
+        -------
+        LatentGraph
+            Fitted.
 
         Raises
         ------

@@ -168,7 +168,7 @@ class Shots:
             certified=torch.zeros(batch, dtype=torch.bool, device=device),
             stats={name: value.reshape(batch) for name, value in stats.items()},
             metric=self.metric,
-            _pieces=tuple(self.pieces),
+            pieces=tuple(self.pieces),
         )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .._calculus import Embedding, as_tolerance, check_flag, check_like
+from .._calculus.linalg import root as cholesky_root
 from ..metrics import Metric
 from ._ode import acceleration, lengths
 from .curve import Curve, row_budget
@@ -202,7 +203,7 @@ def jacobi_field(path: Geodesic, start: Tensor, rate: Tensor, *, rtol: float | N
     fields = vectors.reshape(-1, path.length.numel(), 2 * d).permute(1, 2, 0)  # (B, 2d, m)
     out = torch.full((*fields.shape[:1], n, d, fields.shape[-1]), torch.nan, dtype=torch.float64, device=z.device)
     with torch.no_grad():
-        for index, curve in path._pieces:
+        for index, curve in path.pieces:
             sound = curve.nodes.isfinite().flatten(1).all(-1).nonzero()[:, 0]
             if len(sound) == 0:
                 continue
@@ -307,8 +308,8 @@ def _bracket(A: Tensor, B: Tensor) -> Tensor:
 def _coefficients(metric: Metric, z: Tensor, v: Tensor) -> tuple[str, Tensor]:
     """Jacobi's equation as a first-order system (P, 2d, 2d), float64, for (J, DJ/dt) or for (δz, δv)."""
     eye = torch.eye(z.shape[-1], dtype=torch.float64, device=z.device).expand(z.shape[0], -1, -1)
-    if metric.embedding is not None and metric.ambient is None:
-        turn, curvature = _gauss(metric.embedding, z, v)
+    if metric.flat_embedding is not None:
+        turn, curvature = _gauss(metric.flat_embedding, z, v)
         return "covariant", torch.cat([torch.cat([-turn, eye], -1), torch.cat([-curvature, -turn], -1)], -2)
     turn, slope = turning(metric, z, v), _slope(metric, z, v)
     return "coordinate", torch.cat([torch.cat([0 * eye, eye], -1), torch.cat([slope, -2 * turn], -1)], -2)
@@ -347,8 +348,7 @@ def _gauss(phi: Embedding, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     axes = torch.eye(d, dtype=z.dtype, device=z.device)[:, None].expand(d, P, d)
     J, bends = (t.double() for t in phi.bends(z, v, axes))  # (d, P, D)
     G = torch.einsum("iPD,jPD->Pij", J, J)
-    factor, info = torch.linalg.cholesky_ex(G)
-    factor = torch.where((info == 0)[:, None, None], factor, torch.nan)
+    factor = cholesky_root(G)
     turn = torch.cholesky_solve(torch.einsum("kPD,iPD->Pki", J, bends), factor)
     normal = bends - torch.einsum("kPD,Pki->iPD", J, turn)
     along = torch.einsum("iPD,Pi->PD", normal, v.double())

@@ -49,6 +49,15 @@ class PairwiseReport:
         Blocks in all, and blocks found finished.
     seconds : float
         Time spent on all blocks, over all workers, finished ones included.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from latentgeo.geodesics import pairwise_distances
+    >>> from latentgeo.metrics import Euclidean
+    >>> D, report = pairwise_distances(Euclidean(2), torch.eye(2), return_report=True)
+    >>> report
+    PairwiseReport(1 pairs, 0 failed, ... s)
     """
 
     n_pairs: int

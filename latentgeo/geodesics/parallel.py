@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._calculus import as_tolerance, check_like
+from .._calculus.linalg import root as cholesky_root
 from ..metrics import Metric
 from .curve import Curve, curve_groups
 from .geodesic import Geodesic
@@ -71,7 +72,7 @@ def transport(path: Geodesic, u: Tensor, *, rtol: float | None = None) -> Tensor
     out = torch.full((B, n, d, flat.shape[-1]), torch.nan, dtype=torch.float64, device=u.device)
     poor = 0
     with torch.no_grad():
-        for index, curve in path._pieces:
+        for index, curve in path.pieces:
             sound = curve.nodes.isfinite().flatten(1).all(-1).nonzero()[:, 0]
             if len(sound):
                 out[index[sound]], off = _along(path.metric, curve.select(sound), flat[index[sound]], n, rtol)
@@ -106,12 +107,11 @@ def _along(metric: Metric, curve: Curve, u: Tensor, n: int, rtol: float) -> tupl
 def _rotate(metric: Metric, curve: Curve, u: Tensor, n: int, k: int) -> tuple[Tensor, Tensor]:
     """Transport with k, k/2 and k/4 sub-steps a segment, extrapolated."""
     t = torch.linspace(0.0, 1.0, (n - 1) * k + 1, dtype=torch.float64, device=u.device)
-    flat = metric.embedding is not None and metric.ambient is None
     z = curve(t)
-    root = _root(metric.tensor(z))  # G = root rootᵀ
+    root = cholesky_root(metric.tensor(z))  # G = root rootᵀ
     frames = None
-    if flat:
-        J = metric.embedding.jacobian(z)  # type: ignore[union-attr]  # not None, by `flat`
+    if metric.flat_embedding is not None:
+        J = metric.flat_embedding.jacobian(z)
         frames = torch.linalg.solve_triangular(root.mT, J.double(), upper=True, left=False)
 
     def rotations(stride: int) -> Tensor:
@@ -138,12 +138,6 @@ def _rotate(metric: Metric, curve: Curve, u: Tensor, n: int, k: int) -> tuple[Te
     inverse = torch.linalg.solve_triangular(root[:, ::k].mT, torch.stack(vectors, 1), upper=True)
     inverse[:, 0] = u
     return inverse, gap.nan_to_num(torch.inf)
-
-
-def _root(G: Tensor) -> Tensor:
-    """Cholesky factors in float64; NaN where there is none."""
-    factor, info = torch.linalg.cholesky_ex(G.double().nan_to_num(0.0, 0.0, 0.0))
-    return torch.where((info == 0)[..., None, None], factor, torch.nan)
 
 
 def _isometry(moves: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ A metric takes any callable; it does not know what a decoder or a checkpoint is.
 
 from __future__ import annotations
 
-from .base import Metric, need_metric
+from .arguments import need_metric
+from .base import Metric
 from .closed_form import Euclidean, HalfPlane, PoincareBall, Sphere
 from .matrix_free import LinearSolution, LogVolumeEstimate, conjugate_gradients
 from .pullback import ExpectedMetric, FisherRaoMetric, PullbackMetric

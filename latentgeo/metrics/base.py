@@ -7,18 +7,18 @@ has sectional curvature +1.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._calculus import Embedding, check_latent, check_positive, check_vectors, mark_constant
+from .._calculus import Embedding, check_latent, check_vectors, mark_constant
 from .._calculus.linalg import cholesky, half_log_det, solve
 from . import curvature, matrix_free
 from ._fields import tensor_derivative
 
-__all__ = ["Metric", "check_period", "need_metric"]
+__all__ = ["Metric"]
 
 
 class Metric(abc.ABC):
@@ -36,6 +36,24 @@ class Metric(abc.ABC):
         Metric tensor of the space that `embedding` maps into; None means Euclidean.
     period : tuple of (float or None), or None
         Period of each latent coordinate (None: not periodic): codes that differ by periods are the same point.
+
+    Raises
+    ------
+    TypeError, ValueError
+        From every method, if codes or vectors have the wrong type, shape, dtype or device; the message names them.
+
+    Examples
+    --------
+    >>> class Stretched(Metric):
+    ...     dim = 2
+    ...
+    ...     def tensor(self, z):
+    ...         return torch.diag_embed(1 + z.square())
+    >>> metric, z, v = Stretched(), torch.tensor([1.0, 0.0]), torch.tensor([3.0, 4.0])
+    >>> metric.norm(z, v), metric.inner(z, v, z), metric.log_volume(z)
+    (tensor(5.8310), tensor(6.), tensor(0.3466))
+    >>> metric.acceleration(z, v)
+    tensor([-4.5000, -0.0000])
     """
 
     dim: int | None = None
@@ -109,7 +127,7 @@ class Metric(abc.ABC):
         return torch.einsum("...i,...ij,...j->...", u, self.tensor(z), v)
 
     def norm(self, z: Tensor, v: Tensor) -> Tensor:
-        """Length √(vᵀG(z)v) of tangent vectors, shape (*batch,)."""
+        """Length √(vᵀG(z)v) of tangent vectors, shape (*batch,); batch shapes broadcast."""
         self.check(z)
         check_vectors(z, v=v)
         return self.inner(z, v, v).clamp_min(0.0).sqrt()
@@ -289,7 +307,14 @@ class Metric(abc.ABC):
         """Sectional curvature of the plane spanned by u and v, shape (*batch,), in inverse squared units of length.
 
         NaN where u and v are parallel. For d = 2 this is the Gauss curvature, whatever u and v. Not differentiable, as
-        all curvatures here; `throw` as in `riemann`.
+        all curvatures here; batch shapes broadcast, `throw` as in `riemann`.
+
+        Examples
+        --------
+        >>> from latentgeo.metrics import HalfPlane
+        >>> z, (u, v) = torch.tensor([0.0, 2.0]), torch.eye(2)
+        >>> HalfPlane().sectional_curvature(z, u, v).round(decimals=3)
+        tensor(-1.)
         """
         self.check(z)
         check_vectors(z, u=u, v=v)
@@ -374,21 +399,3 @@ class Metric(abc.ABC):
         self.check(z)
         check_vectors(z, u=u, v=v)
         return curvature.second_fundamental_form(self, z, u, v)
-
-
-def check_period(period: Sequence[float | None] | None, dim: int | None) -> tuple[float | None, ...] | None:
-    """Return the period as a tuple, or raise ValueError if it is not one positive number or None per coordinate."""
-    if period is None:
-        return None
-    row = hasattr(period, "__len__") and getattr(period, "ndim", 1) == 1
-    if not row or dim is None or len(period) != dim:
-        raise ValueError(f"`period` must have one entry per latent coordinate (`dim` = {dim}), got {period!r}")
-    for p in period:
-        check_positive(p, "period", optional=True)
-    return tuple(None if p is None else float(p) for p in period)
-
-
-def need_metric(metric: object) -> None:
-    """Raise TypeError unless it is a metric."""
-    if not isinstance(metric, Metric):
-        raise TypeError(f"`metric` must be a Metric, got {type(metric).__name__}; wrap a map with PullbackMetric")

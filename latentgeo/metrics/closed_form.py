@@ -51,7 +51,12 @@ class _Conformal(Metric):
 
 
 class Euclidean(_Conformal):
-    """Flat space of dimension `dim` (None: any).
+    """Flat space.
+
+    Parameters
+    ----------
+    dim : int or None
+        Dimension d; None accepts any.
 
     Examples
     --------

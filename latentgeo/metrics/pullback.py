@@ -15,7 +15,8 @@ from torch import Tensor
 from .._calculus import Embedding, check_integer, check_vectors, mark_constant
 from .._calculus.linalg import cholesky, solve
 from ._fields import Ambient
-from .base import Metric, check_period
+from .arguments import check_period
+from .base import Metric
 from .matrix_free import gram, log_volume
 
 __all__ = ["ExpectedMetric", "FisherRaoMetric", "PullbackMetric"]
@@ -63,7 +64,7 @@ class PullbackMetric(Metric):
         period: Sequence[float | None] | None = None,
     ) -> None:
         check_integer(dim, "dim", optional=True)
-        if not callable(phi) and not isinstance(phi, Embedding):
+        if not callable(phi):
             raise TypeError(f"`phi` must be callable, got {type(phi).__name__}")
         if not isinstance(phi, Embedding):
             module = phi if isinstance(phi, torch.nn.Module) else None

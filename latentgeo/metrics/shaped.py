@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .._calculus import Embedding, check_positive
-from .base import Metric, need_metric
+from .arguments import need_metric
+from .base import Metric
 from .pullback import PullbackMetric
 from .tensor import TensorMetric
 

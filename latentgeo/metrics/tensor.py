@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from .._calculus import check_integer
-from .base import Metric, check_period
+from .arguments import check_period
+from .base import Metric
 
 __all__ = ["TensorMetric"]
 

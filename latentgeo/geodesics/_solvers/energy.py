@@ -197,11 +197,9 @@ class MidpointEnergy(Energy):
     def __init__(self, metric: Metric, z: Tensor) -> None:
         super().__init__(metric)
         self.embedding = metric.embedding
-        field = metric.tensor if metric.embedding is None or metric.ambient is None else metric.ambient
-        if metric.embedding is not None and metric.ambient is None:
+        if metric.flat_embedding is not None:
             raise ValueError("a flat embedding has a ChordEnergy")
-
-        self.field = field
+        self.field = field = metric.tensor if metric.ambient is None else metric.ambient
 
         def edge(y: Tensor) -> Tensor:
             middle, step = y.chunk(2, dim=-1)
@@ -211,23 +209,18 @@ class MidpointEnergy(Energy):
 
         name = f"edge energy of {type(metric).__name__}"
         self.edge = metric.cached("edge", lambda: Embedding(edge, name=name))
-        edges = self._edges(z).flatten(0, 1)
+        edges = self.edges(z).flatten(0, 1)
         if bool(self.edge(edges).isfinite().any()):
             self.edge.probe(edges)
 
-    def _image(self, z: Tensor) -> Tensor:
-        return z if self.embedding is None else self.embedding(z)
-
-    def _edges(self, z: Tensor) -> Tensor:
+    def edges(self, z: Tensor) -> Tensor:
         """Midpoint and step of every edge, (B, n - 1, 2D): well conditioned however short the edge."""
-        return _middle_and_step(*self._ends(self._image(z)))
-
-    @staticmethod
-    def _ends(x: Tensor) -> tuple[Tensor, Tensor]:
-        return x[..., :-1, :], x[..., 1:, :]
+        x = z if self.embedding is None else self.embedding(z)
+        start, end = x[..., :-1, :], x[..., 1:, :]
+        return torch.cat([0.5 * (start + end), end - start], -1)
 
     def _value(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        y = self._edges(z)
+        y = self.edges(z)
         value = (z.shape[1] - 1) * self.edge(y)[..., 0].double().sum(-1)
         middle, step = y.double().chunk(2, dim=-1)
         relative = (middle.square().sum(-1) / step.square().sum(-1).clamp_min(1e-300)).mean(-1).sqrt()
@@ -244,7 +237,7 @@ class MidpointEnergy(Energy):
 
     def _model(self, z: Tensor) -> Model:
         n1, d = z.shape[1] - 1, z.shape[-1]
-        y = self._edges(z)
+        y = self.edges(z)
         one = y.new_ones(*y.shape[:-1], 1)
         by_middle, by_step = self.edge.vjp(y, one).chunk(2, dim=-1)
         covector = (0.5 * by_middle + by_step)[:, :-1] + (0.5 * by_middle - by_step)[:, 1:]
@@ -339,12 +332,8 @@ def _grams(J: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(own, 1), upper
 
 
-def _middle_and_step(start: Tensor, end: Tensor) -> Tensor:
-    return torch.cat([0.5 * (start + end), end - start], -1)
-
-
 def energy_of(metric: Metric, z: Tensor) -> Energy:
     """The discrete energy that suits a metric; `z` (B, n, d) is where derivatives are probed."""
-    if metric.embedding is not None and metric.ambient is None:
-        return ChordEnergy(metric, metric.embedding, z)
+    if metric.flat_embedding is not None:
+        return ChordEnergy(metric, metric.flat_embedding, z)
     return MidpointEnergy(metric, z)

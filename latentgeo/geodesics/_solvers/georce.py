@@ -16,14 +16,12 @@ from ..._calculus import Embedding, as_tolerance
 from ...metrics import Metric
 from ..curve import Curve
 from ..geodesic import Status
+from .line_search import LEAST_STEP, MOST_IDLE, judged
 from .options import check_options
 from .refinement import Descended, doubled, refine
 from .solution import Solution
 
 __all__ = ["Georce"]
-
-_LEAST_STEP = 1e-10
-_MOST_IDLE = 4  # steps in a row that rounding swallowed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +214,7 @@ class _Descent:
             bad = ~model.direction.isfinite().flatten(1).all(-1) | ~model.slope.isfinite()
             self._finish(index, bad, Status.NOT_FINITE)
             self._finish(index, (self.residual[index] <= self.tol) & (model.slope <= 0), Status.CONVERGED)
-            swallowed = (self.idle[index] >= _MOST_IDLE) | (self.size[index] < _LEAST_STEP) | (model.slope >= 0)
+            swallowed = (self.idle[index] >= MOST_IDLE) | (self.size[index] < LEAST_STEP) | (model.slope >= 0)
             self._finish(index, swallowed, Status.PRECISION)
             stay = self.active[index]
             index = index[stay]
@@ -231,16 +229,9 @@ class _Descent:
         size = self.size[index]
         trial = self.z[index] + size[:, None, None] * model.direction
         value = self._value(trial)
-        rise = value - self.value[index]
-        expected = -model.slope * size
-        enough = torch.where(expected <= noise, rise <= noise, rise <= -1e-4 * expected)
-        accepted = value.isfinite() & enough
-        # the minimiser of the parabola through value, slope and trial
-        parabola = 0.5 * size * expected / (rise + expected).clamp_min(1e-300)
-        shorter = torch.where(value.isfinite(), parabola, 0.1 * size)
-        shorter = torch.minimum(torch.maximum(shorter, 0.1 * size), 0.5 * size)
-        self.size[index] = torch.where(accepted, 1.0, shorter)
-        self.idle[index] = torch.where(accepted & (rise >= -noise), self.idle[index] + 1, 0)
+        everywhere = torch.ones_like(index, dtype=torch.bool)
+        accepted, idle, self.size[index] = judged(value, self.value[index], model.slope, size, noise, everywhere)
+        self.idle[index] = torch.where(idle, self.idle[index] + 1, 0)
         self.steps[index] += 1
         taken = accepted.nonzero()[:, 0]
         if len(taken):

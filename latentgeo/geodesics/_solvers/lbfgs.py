@@ -12,12 +12,11 @@ from torch import Tensor
 
 from ..geodesic import Status
 from .laplacian import Laplacian, dot
+from .line_search import LEAST_STEP, MOST_IDLE, Memory, judged
 from .products import Products
 
 __all__ = ["Descent"]
 
-_LEAST_STEP = 1e-10
-_MOST_IDLE = 4  # steps in a row that rounding swallowed
 _FORCING = 0.1  # conjugate gradients stop where a step adds less than this to the predicted decrease
 _MOST_PRODUCTS = 60  # for one Newton step
 
@@ -28,7 +27,7 @@ class Descent:
     def __init__(
         self, products: Products, nodes: Tensor, preconditioner: Laplacian, memory: int, max_steps: int
     ) -> None:
-        B, n, d = nodes.shape
+        B = nodes.shape[0]
         self.products, self.pre, self.max_steps = products, preconditioner, max_steps
         self.z = nodes.clone()
         self.value, self.noise, self.gradient = products.evaluate(self.z)
@@ -38,10 +37,7 @@ class Descent:
         self.idle = self.steps.clone()
         fine = self.value.isfinite() & self.gradient.isfinite().flatten(1).all(-1)
         self.status = [Status.MAX_STEPS if ok else Status.NOT_FINITE for ok in fine.tolist()]
-        # newest last; a pair with rho = 0 is empty
-        self.s = self.gradient.new_zeros(memory, B, n - 2, d)
-        self.change = torch.zeros_like(self.s)
-        self.rho = self.gradient.new_zeros(memory, B)
+        self.memory = Memory(memory, self.gradient)
         self.gamma = torch.ones_like(self.value)
 
     def are(self, *statuses: Status) -> Tensor:
@@ -58,29 +54,26 @@ class Descent:
         """Put curves elsewhere, without memory of where they were."""
         self.z[index] = nodes
         self.value[index], self.noise[index], self.gradient[index] = self.products.evaluate(nodes)
-        self.rho[:, index], self.gamma[index] = 0.0, 1.0
+        self._forget(index)
+
+    def _forget(self, index: Tensor) -> None:
+        self.memory.forget(index)
+        self.gamma[index] = 1.0
 
     def precondition(self, preconditioner: Laplacian) -> None:
         """Go on with another preconditioner."""
         self.pre = preconditioner
-        every = (self.rho[-1] > 0).nonzero()[:, 0]
-        change = self.change[-1, every]
-        self.gamma[every] = 1 / (self.rho[-1, every] * dot(change, self.pre.solve(every, change)).clamp_min(1e-300))
+        known = self.memory.known.nonzero()[:, 0]
+        change, rho = self.memory.changes[-1, known], self.memory.rho[-1, known]
+        self.gamma[known] = 1 / (rho * dot(change, self.pre.solve(known, change)).clamp_min(1e-300))
 
     # --- L-BFGS -------------------------------------------------------------------------------------------------------
 
     def direction(self, index: Tensor, gradient: Tensor) -> Tensor:
         """−H·gradient, H the L-BFGS inverse Hessian of the curves at `index`."""
-        s, change, rho = self.s[:, index], self.change[:, index], self.rho[:, index]
-        q = gradient
-        weights = []
-        for j in reversed(range(len(s))):
-            weights.append(rho[j] * dot(s[j], q))
-            q = q - weights[-1][:, None, None] * change[j]
-        q = self.gamma[index, None, None] * self.pre.solve(index, q)
-        for j, weight in enumerate(reversed(weights)):
-            q = q + (weight - rho[j] * dot(change[j], q))[:, None, None] * s[j]
-        return -q
+        return self.memory.direction(
+            index, gradient, lambda q: self.gamma[index, None, None] * self.pre.solve(index, q)
+        )
 
     def run(self, tol: float, which: Tensor | None = None) -> None:
         """Descend until √(predicted decrease / energy) is at most `tol`, or something else ends it."""
@@ -93,7 +86,7 @@ class Descent:
             slope = dot(self.gradient[index], direction)
             self.residual[index] = ((-0.5 * slope).clamp_min(0.0) / self.value[index].clamp_min(1e-300)).sqrt()
             done = self.finish(index, self.steps[index] >= self.max_steps, Status.MAX_STEPS)
-            stuck = (self.size[index] < _LEAST_STEP) | (self.idle[index] >= _MOST_IDLE) | (slope > 0)
+            stuck = (self.size[index] < LEAST_STEP) | (self.idle[index] >= MOST_IDLE) | (slope > 0)
             done = done | self.finish(index, stuck, Status.PRECISION)
             done = done | self.finish(index, self.residual[index] <= tol, Status.CONVERGED)
             done = done | self.finish(index, ~slope.isfinite(), Status.NOT_FINITE)
@@ -102,8 +95,9 @@ class Descent:
                 break
             accepted = self._try(index, direction, slope)
             # a search that has to shorten its step to nothing starts afresh along the Sobolev gradient
-            lost = ~accepted & (self.size[index] < 1e-4) & (self.rho[-1, index] > 0)
-            self.rho[:, index[lost]], self.gamma[index[lost]], self.size[index[lost]] = 0.0, 1.0, 1.0
+            lost = ~accepted & (self.size[index] < 1e-4) & self.memory.known[index]
+            self._forget(index[lost])
+            self.size[index[lost]] = 1.0
             new = accepted | lost
             direction[new] = self.direction(index[new], self.gradient[index[new]])
 
@@ -113,14 +107,9 @@ class Descent:
         trial = self.z[index].clone()
         trial[:, 1:-1] += (size[:, None, None] * direction).to(trial.dtype)
         value, fresh_noise, gradient = self.products.evaluate(trial)
-        rise, expected = value - self.value[index], -slope * size
-        enough = torch.where(expected <= noise, rise <= noise, rise <= -1e-4 * expected)
-        accepted = value.isfinite() & gradient.isfinite().flatten(1).all(-1) & enough
-        parabola = 0.5 * size * expected / (rise + expected).clamp_min(1e-300)
-        shorter = torch.where(value.isfinite(), parabola, 0.1 * size)
-        shorter = torch.minimum(torch.maximum(shorter, 0.1 * size), 0.5 * size)
-        self.size[index] = torch.where(accepted, 1.0, shorter)
-        self.idle[index] = torch.where(accepted & (rise >= -noise), self.idle[index] + 1, 0)
+        sound = gradient.isfinite().flatten(1).all(-1)
+        accepted, idle, self.size[index] = judged(value, self.value[index], slope, size, noise, sound)
+        self.idle[index] = torch.where(idle, self.idle[index] + 1, 0)
         self.steps[index] += 1
         taken = index[accepted]
         step = (trial[accepted] - self.z[taken])[:, 1:-1].double()
@@ -130,12 +119,7 @@ class Descent:
         return accepted
 
     def _remember(self, index: Tensor, step: Tensor, change: Tensor) -> None:
-        product = dot(change, step)
-        curved = product > 1e-8 * (dot(change, change) * dot(step, step)).sqrt()
-        kept, step, change, product = index[curved], step[curved], change[curved], product[curved]
-        for history, latest in ((self.s, step), (self.change, change), (self.rho, 1 / product)):
-            history[:-1, kept] = history[1:, kept]
-            history[-1, kept] = latest
+        kept, change, product = self.memory.remember(index, step, change)
         self.gamma[kept] = product / dot(change, self.pre.solve(kept, change)).clamp_min(1e-300)
 
     # --- Newton-CG ----------------------------------------------------------------------------------------------------
@@ -170,7 +154,7 @@ class Descent:
             if len(rest) == 0:
                 break
             accepted = self._try(rest, step, slope)
-            idle = self.idle[rest] >= _MOST_IDLE
+            idle = self.idle[rest] >= MOST_IDLE
             self.finish(rest, accepted & idle, Status.PRECISION)
             moved.append(rest[accepted & ~idle])
             rest, step, slope = rest[~accepted], step[~accepted], slope[~accepted]

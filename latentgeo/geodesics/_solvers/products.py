@@ -147,7 +147,7 @@ class MidpointProducts(Products):
         self.phi = metric.embedding
 
     def groups(self, z: Tensor) -> Iterator[slice]:
-        rows = self.energy.edge.probe(self.energy._edges(z).flatten(0, 1)).row_bytes
+        rows = self.energy.edge.probe(self.energy.edges(z).flatten(0, 1)).row_bytes
         if self.phi is not None:
             rows += self.phi.probe(z).row_bytes
         yield from _slices(z.shape[0], max(1, self.energy.edge.max_bytes // max(1, 12 * rows * z.shape[1])))
@@ -162,7 +162,7 @@ class MidpointProducts(Products):
         return value, noise, (z.shape[1] - 1) * slope
 
     def _slope(self, z: Tensor) -> Tensor:
-        y = self.energy._edges(z)
+        y = self.energy.edges(z)
         return self._pulled(z, _to_nodes(self.energy.edge.vjp(y, y.new_ones(*y.shape[:-1], 1))))
 
     def _pulled(self, z: Tensor, covector: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ class MidpointProducts(Products):
 
     def hessian(self, z: Tensor) -> Product:
         n1, inner = z.shape[1] - 1, z[:, 1:-1]
-        y = self.energy._edges(z)
+        y = self.energy.edges(z)
         one = y.new_ones(*y.shape[:-1], 1)
         covector = _to_nodes(self.energy.edge.vjp(y, one))
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..._calculus import as_tolerance
+from ..._calculus.linalg import root as cholesky_root
 from ...metrics import Metric
 from .._ode import Shot, lengths
 from ..curve import Curve, arc_length, equal_speed
@@ -370,5 +371,4 @@ def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
 
 def _frame(metric: Metric, z: Tensor) -> Tensor:
     """Lᵀ with G = LLᵀ, float64: maps latent vectors to orthonormal coordinates; NaN where there is none."""
-    factor, info = torch.linalg.cholesky_ex(metric.tensor(z).double().nan_to_num(0.0, 0.0, 0.0))
-    return torch.where((info == 0)[:, None, None], factor.mT, torch.nan)
+    return cholesky_root(metric.tensor(z)).mT

@@ -20,6 +20,8 @@ from ...metrics import Metric
 from ..curve import Curve
 from ..geodesic import Status
 from .energy import ChordEnergy, Energy, energy_of
+from .laplacian import dot
+from .line_search import LEAST_STEP, MOST_IDLE, Memory, judged
 from .options import check_options
 from .refinement import Descended, doubled, refine
 from .solution import Solution
@@ -28,8 +30,6 @@ __all__ = ["Spline"]
 
 _PER_KNOT = 4  # segments of the energy between neighbouring knots
 _MEMORY = 10  # pairs of steps and gradient changes that L-BFGS remembers
-_LEAST_STEP = 1e-10
-_MOST_IDLE = 4  # steps in a row that rounding swallowed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,10 +169,7 @@ class _LBFGS:
         self.idle = self.steps.clone()
         self.status = [Status.MAX_STEPS] * B
         self.active = torch.ones(B, dtype=torch.bool, device=device)
-        # newest last; a pair with rho = 0 is empty
-        self.s = self.y.new_zeros(_MEMORY, *self.y.shape)
-        self.change = torch.zeros_like(self.s)
-        self.rho = self.y.new_zeros(_MEMORY, B)
+        self.memory = Memory(_MEMORY, self.y)
         self._finish(every, ~self.value.isfinite(), Status.NOT_FINITE)
 
     def nodes(self, index: Tensor, y: Tensor) -> Tensor:
@@ -215,23 +212,10 @@ class _LBFGS:
         self.active[index[mask]] = False
 
     def _direction(self, index: Tensor, gradient: Tensor) -> Tensor:
-        """−H·gradient by the two-loop recursion."""
-
-        def dot(u: Tensor, v: Tensor) -> Tensor:
-            return (u * v).sum((-2, -1))
-
-        s, change, rho = self.s[:, index], self.change[:, index], self.rho[:, index]
-        q = gradient.clone()
-        weights = []
-        for j in reversed(range(_MEMORY)):
-            weights.append(rho[j] * dot(s[j], q))
-            q = q - weights[-1][:, None, None] * change[j]
-        latest = dot(change[-1], change[-1])
-        scale = torch.where(rho[-1] > 0, 1 / (rho[-1] * latest).clamp_min(1e-300), 1.0)
-        q = scale[:, None, None] * q
-        for j in range(_MEMORY):
-            q = q + (weights[_MEMORY - 1 - j] - rho[j] * dot(change[j], q))[:, None, None] * s[j]
-        return -q
+        """−H·gradient, begun with the multiple of the identity that the last step suggests."""
+        rho, change = self.memory.rho[-1, index], self.memory.changes[-1, index]
+        scale = torch.where(rho > 0, 1 / (rho * dot(change, change)).clamp_min(1e-300), 1.0)
+        return self.memory.direction(index, gradient, lambda q: scale[:, None, None] * q)
 
     def run(self) -> Descended:
         index = self.active.nonzero()[:, 0]
@@ -244,7 +228,7 @@ class _LBFGS:
             self.residual[index] = ((-0.5 * slope).clamp_min(0.0) / value.clamp_min(1e-300)).sqrt()
             self._finish(index, ~slope.isfinite(), Status.NOT_FINITE)
             self._finish(index, self.residual[index] <= self.tol, Status.CONVERGED)
-            stuck = (self.size[index] < _LEAST_STEP) | (self.idle[index] >= _MOST_IDLE) | (slope >= 0)
+            stuck = (self.size[index] < LEAST_STEP) | (self.idle[index] >= MOST_IDLE) | (slope >= 0)
             self._finish(index, stuck, Status.PRECISION)
             stay = self.active[index]
             index, direction, slope, noise = index[stay], direction[stay], slope[stay], noise[stay]
@@ -260,33 +244,22 @@ class _LBFGS:
         step = size[:, None, None] * direction
         trial = self.y[index] + step
         value, fresh_noise, gradient = self._evaluate(index, trial)
-        rise, expected = value - self.value[index], -slope * size
-        enough = torch.where(expected <= noise, rise <= noise, rise <= -1e-4 * expected)
-        accepted = value.isfinite() & gradient.isfinite().flatten(1).all(-1) & enough
-        parabola = 0.5 * size * expected / (rise + expected).clamp_min(1e-300)
-        shorter = torch.where(value.isfinite(), parabola, 0.1 * size)
-        shorter = torch.minimum(torch.maximum(shorter, 0.1 * size), 0.5 * size)
-        self.size[index] = torch.where(accepted, 1.0, shorter)
-        self.idle[index] = torch.where(accepted & (rise >= -noise), self.idle[index] + 1, 0)
+        sound = gradient.isfinite().flatten(1).all(-1)
+        accepted, idle, self.size[index] = judged(value, self.value[index], slope, size, noise, sound)
+        self.idle[index] = torch.where(idle, self.idle[index] + 1, 0)
         self.steps[index] += 1
         local = accepted.nonzero()[:, 0]
         if len(local):
             taken = index[local]
-            change = gradient[local] - self.gradient[taken]
-            product = (change * step[local]).sum((-2, -1))
-            length = change.square().sum((-2, -1)).sqrt() * step[local].square().sum((-2, -1)).sqrt()
-            curved = product > 1e-8 * length
-            kept = taken[curved]
-            for history, latest in ((self.s, step[local]), (self.change, change), (self.rho, 1 / product)):
-                history[:, kept] = torch.cat([history[1:, kept], latest[curved][None]])
+            self.memory.remember(taken, step[local], gradient[local] - self.gradient[taken])
             self.y[taken], self.value[taken], self.noise[taken] = trial[local], value[local], fresh_noise[local]
             self.gradient[taken] = gradient[local]
             direction[local] = self._direction(taken, gradient[local])
         # a search that has to shorten its step to nothing starts afresh along the gradient
-        lost = (~accepted & (self.size[index] < 1e-4) & (self.rho[-1, index] > 0)).nonzero()[:, 0]
+        lost = (~accepted & (self.size[index] < 1e-4) & self.memory.known[index]).nonzero()[:, 0]
         if len(lost):
             again = index[lost]
-            self.rho[:, again] = 0.0
+            self.memory.forget(again)
             self.size[again] = 1.0
             direction[lost] = -self.gradient[again]
         return direction
