@@ -6,7 +6,7 @@ import dataclasses
 from enum import Enum
 from typing import Annotated, Any
 
-from latentgeo._cli.training import Training, of_model, takes_training
+from latentgeo._cli.training import Training, of_model, takes_training, widths
 
 
 class Transform(str, Enum):
@@ -41,11 +41,7 @@ def flow(
     """
     from latentgeo import train
 
-    parts = hidden.split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise ValueError(f"--hidden must be positive integers with commas between them, such as 64,64; got {hidden}")
-    widths = tuple(map(int, parts))
-    recipe = train.Flow(transform.value, transforms, widths, bins, steps, weight_decay)
+    recipe = train.Flow(transform.value, transforms, widths(hidden), bins, steps, weight_decay)
     if training.data.endswith(".safetensors"):
         training = _on_codes(training)
     training.run(recipe)

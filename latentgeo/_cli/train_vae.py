@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
-from latentgeo._cli.training import Training, of_model, of_objective, takes_training
+from latentgeo._cli.training import Training, of_model, of_objective, takes_training, widths
 
 if TYPE_CHECKING:
     from latentgeo.train import Network
@@ -54,10 +54,7 @@ def network(architecture: Architecture, hidden: str, width: int, activation: str
         return train.LeNet(width=width, **more)
     if architecture is Architecture.resnet:
         return train.ResNet(width=width, **more)
-    parts = hidden.split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise ValueError(f"--hidden must be positive integers with commas between them, such as 64,32; got {hidden}")
-    return train.Dense(tuple(map(int, parts)), **more)
+    return train.Dense(widths(hidden), **more)
 
 
 @takes_training()

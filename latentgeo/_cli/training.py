@@ -135,6 +135,14 @@ class Training:
         return tuple(map(int, parts))
 
 
+def widths(hidden: str) -> tuple[int, ...]:
+    """The widths that --hidden lists."""
+    parts = hidden.split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"--hidden must be positive integers with commas between them, such as 64,32; got {hidden}")
+    return tuple(map(int, parts))
+
+
 @contextmanager
 def _in_options() -> Iterator[None]:
     """Errors about arguments in the words of the command line."""

@@ -91,10 +91,10 @@ def create(path: Path, shape: tuple[int, int], dtype: np.dtype[Any], chunk: int)
                 file.flush()
                 os.fsync(file.fileno())
         part.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             size = shape[0] * shape[1] * dtype.itemsize
             free = shutil.disk_usage(path.parent).free
             raise OSError(

@@ -18,6 +18,7 @@ from latentgeo.decoders.ensemble import Ensemble
 from latentgeo.decoders.networks import registered
 from latentgeo.io.model import LatentModel
 from latentgeo.io.native import KEY, MAX_HEADER_BYTES, SCHEMA
+from latentgeo.io.whole import whole
 
 
 def save(model: LatentModel | Decoder, path: str | os.PathLike[str]) -> None:
@@ -76,19 +77,10 @@ def save(model: LatentModel | Decoder, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"metadata is too large for a header: {len(text)} characters")
     # clones, because safetensors refuses tied weights and views
     content = to_bytes({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, {KEY: text})
-    _write(path, content)
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as place, place.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _version() -> str:
