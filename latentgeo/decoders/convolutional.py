@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from latentgeo.decoders._halving import Size, enlarged, sizes
 from latentgeo.decoders.networks import _ACTIVATIONS, _sizes, register, transform_argument, transformed
 
 _PLANS = ("lenet", "resnet")
@@ -52,17 +53,16 @@ class _Settings:
         ):
             if type(value) is not int or not 0 < value <= most:
                 raise ValueError(f"{name} must be an integer from 1 to {most}; got {str(value)[:100]}")
-        if activation not in _ACTIVATIONS:
-            known = ", ".join(map(repr, _ACTIVATIONS))
-            raise ValueError(f"activation must be one of {known}; got {str(activation)[:100]!r}")
+        _named("activation", activation)
         if norm not in _NORMS:
             raise ValueError(f"norm must be one of {', '.join(map(repr, _NORMS))}; got {str(norm)[:100]!r}")
         self.plan, self.latent_dim, self.width, self.activation = plan, latent_dim, width, activation
         self.norm, self.blocks = norm, blocks
         self.channels, self.height, self.side = ([1, *self.shape] if len(self.shape) == 2 else self.shape)[-3:]
+        self.image = (self.channels, self.height, self.side)
         halvings = 2 if plan == "lenet" else 3
         #: heights and widths from the image down to the last feature map
-        self.sizes = [(_halved(self.height, k), _halved(self.side, k)) for k in range(halvings + 1)]
+        self.sizes = sizes((self.height, self.side), halvings)
         # weights of a few kilobytes could else ask for any amount of memory
         if (numbers := max(self.channels, width) * self.height * self.side) > _MAX_NUMBERS:
             raise ValueError(f"shape and width must leave at most {_MAX_NUMBERS} numbers in a layer; got {numbers}")
@@ -86,10 +86,10 @@ class _Settings:
         return nn.BatchNorm2d(channels) if self.norm == "batch" else nn.GroupNorm(math.gcd(channels, _GROUPS), channels)
 
 
-def _halved(n: int, times: int) -> int:
-    for _ in range(times):
-        n = -(-n // 2)
-    return n
+def _named(name: str, activation: str, more: str = "") -> None:
+    if activation not in _ACTIVATIONS:
+        known = ", ".join(map(repr, _ACTIVATIONS))
+        raise ValueError(f"{name} must be one of {known}{more}; got {str(activation)[:100]!r}")
 
 
 class Block(nn.Module):
@@ -121,14 +121,13 @@ class Block(nn.Module):
 class Enlarge(nn.Module):
     """Each pixel twice in both directions, cut to a size: the inverse of a halving that rounded up."""
 
-    def __init__(self, size: tuple[int, int]) -> None:
+    def __init__(self, size: Size) -> None:
         super().__init__()
         self.size = size
 
     def forward(self, h: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, *size)."""
-        twice = h.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
-        return twice[..., : self.size[0], : self.size[1]]
+        return enlarged(h, self.size)
 
 
 @register
@@ -184,8 +183,8 @@ class ConvEncoder(nn.Module):
         super().__init__()
         s = _Settings(plan, shape, latent_dim, width, activation, norm, blocks)
         self.arguments: dict[str, Any] = {**s.arguments(), **transform_argument(transform)}
-        self.image, self.transform = (s.channels, s.height, s.side), transform
-        self.trunk, features = _lenet_trunk(s) if plan == "lenet" else _resnet_trunk(s)
+        self.image, self.transform = s.image, transform
+        self.trunk, features = _trunk(s)
         self.mean = nn.Linear(features, latent_dim)
         self.log_std = nn.Linear(features, latent_dim)
 
@@ -233,9 +232,8 @@ class ConvDecoder(nn.Module):
     ) -> None:
         super().__init__()
         s = _Settings(plan, shape, latent_dim, width, activation, norm, blocks)
-        if output is not None and output not in _ACTIVATIONS:
-            known = ", ".join(map(repr, _ACTIVATIONS))
-            raise ValueError(f"output must be one of {known}, or None; got {str(output)[:100]!r}")
+        if output is not None:
+            _named("output", output, ", or None")
         self.arguments: dict[str, Any] = {**s.arguments(), "output": output}
         self.shape = tuple(s.shape)
         layers = _lenet_mirror(s) if plan == "lenet" else _resnet_mirror(s)
@@ -274,9 +272,9 @@ class ConvHead(nn.Module):
         s = _Settings(plan, shape, n_outputs, width, activation, norm, blocks, "n_outputs")
         self.arguments: dict[str, Any] = {k: v for k, v in s.arguments().items() if k != "latent_dim"}
         self.arguments["n_outputs"] = n_outputs
-        self.image = (s.channels, s.height, s.side)
-        trunk, features = _lenet_trunk(s) if plan == "lenet" else _resnet_trunk(s)
-        self.trunk, self.last = trunk, nn.Linear(features, n_outputs)
+        self.image = s.image
+        self.trunk, features = _trunk(s)
+        self.last = nn.Linear(features, n_outputs)
 
     def features(self, x: Tensor) -> Tensor:
         """What the last layer sees: images (B, D) or (B, *shape) to (B, F)."""
@@ -287,6 +285,11 @@ class ConvHead(nn.Module):
         """Images (B, D) or (B, *shape) to (B, n)."""
         result: Tensor = self.last(self.features(x))
         return result
+
+
+def _trunk(s: _Settings) -> tuple[nn.Module, int]:
+    """What makes features of an image, and how many."""
+    return _lenet_trunk(s) if s.plan == "lenet" else _resnet_trunk(s)
 
 
 def _lenet_trunk(s: _Settings) -> tuple[nn.Module, int]:

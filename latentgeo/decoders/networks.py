@@ -167,7 +167,7 @@ def register(kind: Built) -> Built:
     The class sets `arguments`, by which `build` makes the same network again. A header may come from anywhere: the
     class must refuse, with ValueError, whatever would take unbounded time or memory to build.
     """
-    _BUILDERS[kind.builder] = kind  # type: ignore[attr-defined]
+    _BUILDERS[kind.builder] = kind  # type: ignore[attr-defined]  # each registered class has it
     return kind
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentgeo._calculus.seeds import torch_random
+from latentgeo.decoders._halving import Size, enlarged, sizes
 from latentgeo.decoders.code_prior import MAX_CODES, MAX_POSITIONS, CodePrior, bounded
 from latentgeo.decoders.networks import register
 
@@ -23,8 +24,6 @@ _MAX_WIDTH = 4096
 _MAX_CODE_DIM = 1024
 _MAX_HALVINGS = 6
 _MAX_NUMBERS = 2**28  # of the largest feature map of one datum: a GiB
-
-Size = tuple[int, int]
 
 
 class _Grids(nn.Module):
@@ -59,11 +58,8 @@ class _Grids(nn.Module):
         # weights of a few kilobytes could else ask for any amount of memory
         if (numbers := max(self.image[0], width) * math.prod(self.image[1:])) > _MAX_NUMBERS:
             raise ValueError(f"shape and width must leave at most {_MAX_NUMBERS} numbers in a layer; got {numbers}")
-        self.sizes: list[Size] = [(self.image[1], self.image[2])]  # from the image down to the bottom grid
-        for _ in range(halvings):
-            self.sizes.append(_half(self.sizes[-1]))
-        bottom = self.sizes[-1]
-        self.grids: list[Size] = [bottom] if levels == 1 else [_half(bottom), bottom]  # top first
+        *self.sizes, above = sizes((self.image[1], self.image[2]), halvings + 1)  # from the image to the bottom grid
+        self.grids: list[Size] = [self.sizes[-1]] if levels == 1 else [above, self.sizes[-1]]  # top first
         self.positions = [math.prod(grid) for grid in self.grids]
         if sum(self.positions) > MAX_POSITIONS:
             raise ValueError(
@@ -167,7 +163,7 @@ class VQEncoder(_Grids):
     def bottom_grid(self, h: Tensor, top: Tensor | None = None) -> Tensor:
         """Features, and the quantised top grid where there is one, to the bottom grid."""
         if top is not None:
-            h = h + functional.gelu(self.from_top(_resized(top, self.grids[-1])))
+            h = h + functional.gelu(self.from_top(enlarged(top, self.grids[-1])))
         result: Tensor = self.bottom(h)
         return result
 
@@ -239,10 +235,10 @@ class VQDecoder(_Grids):
         grids = self.split(z)
         h = self.first(grids[-1])
         if self.levels == 2:
-            h = h + self.lift(_resized(grids[0], self.grids[-1]))
+            h = h + self.lift(enlarged(grids[0], self.grids[-1]))
         h = functional.gelu(self.body(h))
         for i, layer in enumerate(self.up):
-            h = layer(_resized(h, self.sizes[-2 - i]))
+            h = layer(enlarged(h, self.sizes[-2 - i]))
             if i < len(self.up) - 1:
                 h = functional.gelu(h)
         h = h.reshape(len(z), *self.shape)
@@ -333,13 +329,3 @@ def _start(net: nn.Module) -> None:
         if isinstance(part, _Residuals):
             for block in part.blocks:
                 nn.init.zeros_(block.get_parameter("3.weight"))
-
-
-def _half(size: Size) -> Size:
-    return -(-size[0] // 2), -(-size[1] // 2)
-
-
-def _resized(h: Tensor, size: Size) -> Tensor:
-    """Each cell twice along both axes, cut to a size."""
-    h = h.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    return h[..., : size[0], : size[1]]

@@ -188,13 +188,13 @@ def _mnist(held_out: float | None, seed: int) -> TrainData:
     train, test = load_mnist("train"), load_mnist("test")
     x, x_test = train.data.unflatten(1, train.shape), test.data.unflatten(1, test.shape)
     kept = torch.arange(len(x))
-    held = (x_test, test.labels)
+    held: tuple[Tensor | None, Tensor | None] = (x_test, test.labels)
     if held_out:
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
         n = round(held_out * len(x))
         kept, held = order[n:], (x[order[:n]], train.labels[order[:n]])
     elif held_out == 0:
-        held = (None, None)  # type: ignore[assignment]
+        held = (None, None)
     return TrainData(
         x[kept],
         x_test[:STORED],

@@ -220,7 +220,7 @@ def fit(
 def need_lightning() -> Any:
     """The module that runs the loop; an ImportError with the command that installs what it needs."""
     try:
-        import lightning.pytorch  # noqa: F401
+        import lightning.pytorch  # noqa: F401 - is it there?
     except ImportError as error:
         raise ImportError(f"training needs Lightning ({error}); install it: pip install 'latentgeo[train]'") from None
     from latentgeo.train import _loop

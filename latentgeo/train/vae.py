@@ -174,7 +174,7 @@ class VAE:
         how = self.binarise
         if not isinstance(how, Binarise) or how.kind not in ("static", "threshold") or is_binary(data.x):
             return data
-        _fitness.check(self.likelihood, how, data)  # type: ignore[arg-type]
+        _fitness.check(self.likelihood, how, data)  # type: ignore[arg-type]  # resolved in __post_init__
         held = data.held_out
         return replace(data, x=how.once(data.x), held_out=None if held is None else how.once(held))
 
