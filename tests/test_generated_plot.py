@@ -181,16 +181,16 @@ def test_the_truncation_figure_holds_the_curve():
     ("call", "message"),
     [
         (lambda d: generated.manifold(reading(3)), "2 latent coordinates, got 3"),
-        (lambda d: generated.manifold(d, n=1), "`n` must be at least 2"),
+        (lambda d: generated.manifold(d, n=1), "`n` must be an integer of at least 2"),
         (lambda d: generated.manifold(d, coverage=1.0), "`coverage` must be between 0 and 1"),
         (lambda d: generated.manifold(d, shape=(6,)), "no images unless you say how"),
         (lambda d: generated.manifold(d, shape=(2, 2)), "6 entries in all"),
         (lambda d: generated.samples({}), "at least one model"),
         (lambda d: generated.samples(torch.zeros(0, 2, 2)), "at least one image"),
-        (lambda d: generated.samples(d, n=0), "`n` must be at least 1"),
+        (lambda d: generated.samples(d, n=0), "`n` must be an integer of at least 1"),
         (lambda d: generated.traversals(d, torch.zeros(3)), r"`z` must be of shape \(2,\)"),
         (lambda d: generated.traversals(d, axes=[2]), "`axes` must be numbers from 0 to 1"),
-        (lambda d: generated.traversals(d, span=0.0), "`span` must be positive"),
+        (lambda d: generated.traversals(d, span=0.0), "`span` must be a positive finite number"),
     ],
 )
 def test_bad_input_is_named(plane, call, message):

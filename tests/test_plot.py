@@ -263,7 +263,7 @@ def test_decoders_of_one_map_share_their_look(figure):
         ({"codes": torch.zeros(3, 2), "labels": [1, 2]}, "one entry per code"),
         ({"labels": [1, 2]}, "one entry per code"),
         ({"term": "variance"}, "'both', 'mean', 'std', 'condition' or 'curvature'"),
-        ({"resolution": 1}, "`resolution` must be at least 2"),
+        ({"resolution": 1}, "`resolution` must be an integer of at least 2"),
         ({"bounds": (1, 0, 0, 1)}, "`bounds` must be"),
         ({"bounds": (0, math.inf, 0, 1)}, "`bounds` must be"),
         ({"strips": True}, "`strips` needs"),
@@ -287,7 +287,7 @@ def test_only_two_dimensions():
 def test_strip_shapes(model, path):
     with pytest.raises(ValueError, match="must have 20 entries"):
         plot.strip(model.decoder, path, shape=(7, 7))
-    with pytest.raises(ValueError, match="at least 2 images"):
+    with pytest.raises(ValueError, match="`n` must be an integer of at least 2"):
         plot.strip(model.decoder, path, n=1)
 
 

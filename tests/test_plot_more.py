@@ -120,8 +120,8 @@ def test_contours_are_the_circles_of_the_disc():
     [
         ([0.0, 0.0, 0.0], {}, r"`code` must be one finite code of shape \(2,\), got shape \(3,\)"),
         ([0.0, math.nan], {}, "one finite code"),
-        ([0.0, 0.0], {"contours": 0}, "`contours` must be a positive number"),
-        ([0.0, 0.0], {"contour_resolution": 1}, "at least 2 grid points"),
+        ([0.0, 0.0], {"contours": 0}, "`contours` must be an integer of at least 1"),
+        ([0.0, 0.0], {"contour_resolution": 1}, "`contour_resolution` must be an integer of at least 2"),
     ],
 )
 def test_no_such_contours(code, options, message):

@@ -78,9 +78,9 @@ def test_stopped_walkers_end_in_a_cross_where_they_stopped():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_walkers": 0}, "`n_walkers` must be at least 1, got 0"),
+        ({"n_walkers": 0}, "`n_walkers` must be an integer of at least 1, got 0"),
         ({"n_images": 1}, "`n_images` must be 0 or at least 2, got 1"),
-        ({"resolution": 1}, "`resolution` must be at least 2, got 1"),
+        ({"resolution": 1}, "`resolution` must be an integer of at least 2, got 1"),
         ({"walks": {}}, "`walks` must hold at least one walk"),
         ({"metric": lg.Sphere(3)}, "`metric` must have latent dimension 2"),
         ({"codes": torch.zeros(3, 3)}, "`codes` must have shape"),

@@ -105,7 +105,7 @@ class GeodesicNeighbors(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerM
         """
         X = self._codes(X, reset=True)
         check_positive(self.n_neighbors, "n_neighbors")
-        if self.mode not in ("distance", "connectivity"):
+        if not isinstance(self.mode, str) or self.mode not in ("distance", "connectivity"):
             raise ValueError(f"`mode` must be 'distance' or 'connectivity', got {self.mode!r}")
         codes = X if len(X) > 1 else np.repeat(X, 2, axis=0)  # a graph needs two
         self._space = space(

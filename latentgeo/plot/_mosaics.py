@@ -43,6 +43,8 @@ def as_images(values: Tensor, shape: tuple[int, ...], *, columns: bool = False) 
         Draw data of any other shape as columns of cells, instead of refusing them.
     """
     values = values.detach().cpu().to(torch.promote_types(values.dtype, torch.float32)).flatten(1)
+    if not isinstance(shape, (list, tuple)) or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise TypeError(f"`shape` must be a tuple of positive integers, got {shape!r}")
     shape = tuple(shape)
     drawn = len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
     if not (drawn or columns):

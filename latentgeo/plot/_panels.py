@@ -104,7 +104,8 @@ def _square(points: NDArray[Any] | None, others: list[NDArray[Any]], room: float
     if not len(everything):
         everything = np.array([[-3.0, -3.0], [3.0, 3.0]])
     low, high = everything.min(0), everything.max(0)
-    middle, half = (low + high) / 2, max(room / 2 * float((high - low).max()), 1e-3)
+    middle = (low + high) / 2
+    half = max(room / 2 * float((high - low).max()), 1e-3, 1e-6 * float(abs(middle).max()))  # no digits are finer
     return middle[0] - half, middle[0] + half, middle[1] - half, middle[1] + half
 
 

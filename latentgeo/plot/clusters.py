@@ -13,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from latentgeo._calculus import as_numbers
 from latentgeo.plot import inputs, theme
 from latentgeo.plot._mosaics import Row, blank, decoded, gap_of
 from latentgeo.plot.layout import PANEL, lay_out
@@ -138,8 +139,8 @@ def _bounds(points: NDArray[Any]) -> tuple[float, float, float, float]:
 
 
 def _checked(codes: Any, labels: Any, centres: Any, dim: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    z, label, middle = (np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x) for x in (codes, labels, centres))
-    z, middle = z.astype(np.float64), middle.astype(np.float64)
+    label = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    z, middle = (as_numbers(x, name).detach().cpu().numpy() for x, name in ((codes, "codes"), (centres, "centres")))
     if z.ndim != 2 or z.shape[1] != dim or not len(z) or not np.isfinite(z).all():
         raise ValueError(f"`codes` must be finite and have shape (n, {dim}) with n >= 1, got {z.shape}")
     if middle.ndim != 2 or middle.shape[1] != dim or not len(middle) or not np.isfinite(middle).all():

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from latentgeo._calculus import as_numbers, check_integer
 from latentgeo.geodesics import LatentGraph
 from latentgeo.metrics import Metric
 from latentgeo.plot import inputs, theme
@@ -80,12 +81,10 @@ def distance_contours(
     1.414
     """
     dim = inputs.check_plane(metric, plane)
-    if contours < 1:
-        raise ValueError(f"`contours` must be a positive number, got {contours}")
-    if contour_resolution < 2:
-        raise ValueError(f"`contour_resolution` must be at least 2 grid points, got {contour_resolution}")
+    check_integer(contours, "contours")
+    check_integer(contour_resolution, "contour_resolution", 2)
     like = inputs.like(metric, [], codes)
-    start = torch.as_tensor(code).detach().to(like)
+    start = as_numbers(code, "code").detach().to(like)
     if start.shape != (dim,) or not bool(start.isfinite().all()):
         raise ValueError(f"`code` must be one finite code of shape ({dim},), got shape {tuple(start.shape)}")
     points = inputs.as_codes(codes, like, dim)

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from latentgeo._calculus import as_numbers
 from latentgeo.plot import theme
 
 __all__ = ["distance_matrix"]
@@ -95,7 +96,7 @@ def distance_matrix(
 
 
 def _matrix(D: Any) -> NDArray[np.float64]:
-    matrix = np.asarray(D.detach().cpu() if isinstance(D, Tensor) else D, dtype=np.float64)
+    matrix = as_numbers(D, "D").detach().cpu().numpy()
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not 2 <= len(matrix) <= MOST_CODES:
         raise ValueError(f"`D` must have shape (n, n) with n from 2 to {MOST_CODES}, got {matrix.shape}")
     known = np.where(np.isfinite(matrix), matrix, 0.0)

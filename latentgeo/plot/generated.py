@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
+from latentgeo._calculus import as_numbers, check_integer, check_positive
 from latentgeo._calculus.seeds import torch_random
 from latentgeo.decoders import Decoder
 from latentgeo.plot import theme
 from latentgeo.plot._mosaics import Row, as_images, decoded, mosaic, panels_figure, rows_figure, trace
+from latentgeo.plot.inputs import need_decoder, need_path
 from latentgeo.plot.planes import coordinate
 
 if TYPE_CHECKING:
@@ -68,10 +70,11 @@ def manifold(
     >>> manifold(decoder, n=5, shape=(3, 4)).data[0].z.shape
     (15, 20)
     """
+    need_decoder(decoder)
     if decoder.latent_dim != 2:
         raise ValueError(f"`decoder` must have 2 latent coordinates, got {decoder.latent_dim}; see `traversals`")
-    _at_least("n", n, 2)
-    if not 0 < coverage < 1:
+    check_integer(n, "n", 2)
+    if not isinstance(coverage, float) or not 0 < coverage < 1:
         raise ValueError(f"`coverage` must be between 0 and 1, got {coverage!r}")
     z = ndtri(np.linspace((1 - coverage) / 2, (1 + coverage) / 2, n))
     codes = np.stack(np.meshgrid(z, z[::-1]), axis=-1).reshape(-1, 2)
@@ -142,7 +145,7 @@ def samples(
     >>> [(trace.name, trace.z.shape) for trace in samples(sizes, n=9).data]  # a line of one pixel between images
     [('noise', (14, 14)), ('more noise', (14, 14))]
     """
-    _at_least("n", n, 1)
+    check_integer(n, "n")
     named = dict(source) if isinstance(source, Mapping) else {"samples": source}
     if not named:
         raise ValueError("`source` must hold at least one model or set of images, got none")
@@ -152,7 +155,7 @@ def samples(
             codes = torch.randn(n, item.latent_dim, generator=torch_random(random_state))
             images = decoded(item, codes, shape)
         else:
-            values = torch.as_tensor(item)[:n]
+            values = as_numbers(item, "source")[:n] if np.ndim(item) else torch.empty(0)
             if len(values) == 0:
                 raise ValueError(f"`source` must hold at least one image of {name!r}, got none")
             images = as_images(values, tuple(values.shape[1:]) if shape is None else shape)
@@ -207,15 +210,15 @@ def traversals(
     >>> [trace.name for trace in traversals(decoder, axes=[0, 2], shape=(3, 4)).data]
     ['z₁', 'z₃']
     """
+    need_decoder(decoder)
     d = decoder.latent_dim
-    _at_least("n", n, 2)
-    if not 0 < span < math.inf:
-        raise ValueError(f"`span` must be positive, got {span!r}")
-    start = torch.zeros(d) if z is None else z.detach().cpu()
+    check_integer(n, "n", 2)
+    check_positive(span, "span")
+    start = torch.zeros(d) if z is None else as_numbers(z, "z").detach().cpu()
     if tuple(start.shape) != (d,):
         raise ValueError(f"`z` must be of shape ({d},), got {tuple(start.shape)}")
-    chosen = list(range(min(d, 20))) if axes is None else [int(axis) for axis in axes]
-    if not chosen or not all(0 <= axis < d for axis in chosen):
+    chosen = list(range(min(d, 20))) if axes is None else list(axes) if isinstance(axes, (list, tuple, range)) else []
+    if not chosen or not all(isinstance(axis, int) and 0 <= axis < d for axis in chosen):
         raise ValueError(f"`axes` must be numbers from 0 to {d - 1}, got {axes}")
     steps = torch.linspace(-span, span, n, dtype=torch.float64)
     rows = []
@@ -267,7 +270,9 @@ def interpolations(
     >>> [trace.name for trace in interpolations(decoder, path, shape=(3, 4)).data]
     ['A: straight', 'A: spherical', 'A: geodesic']
     """
-    _at_least("n", n, 2)
+    need_path(path)
+    need_decoder(decoder, path.z.shape[-1])
+    check_integer(n, "n", 2)
     t = torch.linspace(0, 1, n, dtype=path.z.dtype, device=path.z.device)
     curves = path(t).detach().reshape(-1, n, path.z.shape[-1])
     groups = []
@@ -316,8 +321,3 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     if math.sin(angle) < 1e-6:
         return torch.lerp(a, b, t)
     return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / math.sin(angle)
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"`{name}` must be at least {least}, got {value}")

@@ -14,11 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentgeo._calculus import check_integer
 from latentgeo.geodesics import Geodesic, curve_length
-from latentgeo.metrics import Metric
+from latentgeo.metrics import Metric, need_metric
 from latentgeo.plot import theme
 from latentgeo.plot._mosaics import add_row
 from latentgeo.plot.fields import length_units
+from latentgeo.plot.inputs import need_path
 from latentgeo.plot.strips import strip_rows
 
 if TYPE_CHECKING:
@@ -78,6 +80,9 @@ def geodesic(
     >>> bool(abs(speed - path.length.item()).max() < 1e-3)
     True
     """
+    need_metric(metric)
+    need_path(path)
+    check_integer(n, "n", 2)
     z = path.z.reshape(-1, *path.z.shape[-2:])
     if not 1 <= len(z) <= MOST_CURVES:
         raise ValueError(f"`path` must hold 1 to {MOST_CURVES} curves to be drawn side by side, got {len(z)}")

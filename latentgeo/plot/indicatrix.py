@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from latentgeo._calculus import check_integer, check_positive
 from latentgeo.metrics import Metric
 from latentgeo.plot import inputs, theme
 from latentgeo.plot.fields import in_double, length_units
@@ -82,10 +83,8 @@ def indicatrix(
     >>> round(float((x[:49].max() - x[:49].min()) / 2), 6)  # a circle
     0.25
     """
-    if ellipses < 1:
-        raise ValueError(f"`ellipses` must be a positive number along the shorter side, got {ellipses}")
-    if radius is not None and not (math.isfinite(radius) and radius > 0):
-        raise ValueError(f"`radius` must be a positive length, got {radius!r}")
+    check_integer(ellipses, "ellipses")
+    check_positive(radius, "radius", optional=True)
     figure = measure(
         metric,
         codes=codes,

@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentgeo._calculus import as_numbers
+from latentgeo.decoders import Decoder
 from latentgeo.geodesics import Geodesic
-from latentgeo.metrics import Metric
+from latentgeo.metrics import Metric, need_metric
 from latentgeo.plot.layout import PANEL
 from latentgeo.plot.planes import Plane
 
@@ -23,6 +25,7 @@ ROOM = 1.55  # size of the map over that of the codes: the rim around them belon
 
 def check_plane(metric: Metric, plane: Plane | None) -> int:
     """The dimension of the latent space, once it is sure that a map of it can be drawn."""
+    need_metric(metric)
     if plane is None:
         if metric.dim not in (None, 2):
             raise ValueError(
@@ -37,17 +40,30 @@ def check_plane(metric: Metric, plane: Plane | None) -> int:
     return plane.dim
 
 
-def check_resolution(resolution: int) -> None:
-    """Refuse a grid that is none."""
-    if resolution < 2:
-        raise ValueError(f"`resolution` must be at least 2 grid points, got {resolution}")
+def need_decoder(decoder: Any, dim: int | None = None) -> None:
+    """Raise TypeError unless it is a decoder, ValueError unless it is one of `dim` latent dimensions."""
+    if not isinstance(decoder, Decoder):
+        raise TypeError(f"`decoder` must be a Decoder (see `wrap`), got {type(decoder).__name__}")
+    if dim is not None and decoder.latent_dim != dim:
+        raise ValueError(f"`decoder` must have {dim} latent dimensions, as the codes have, got {decoder.latent_dim}")
+
+
+def need_path(path: Any) -> None:
+    """Raise TypeError unless it is a result of `connect` or `shoot`."""
+    if not isinstance(path, Geodesic):
+        raise TypeError(f"`path` must be a Geodesic, as `connect` returns it, got {type(path).__name__}")
 
 
 def as_list(paths: Geodesic | Iterable[Geodesic] | None) -> list[Geodesic]:
     """Results as a list."""
     if paths is None:
         return []
-    return [paths] if isinstance(paths, Geodesic) else list(paths)
+    found: list[Any] = (
+        [paths] if isinstance(paths, Geodesic) else list(paths) if isinstance(paths, (list, tuple)) else [0]
+    )
+    if not all(isinstance(path, Geodesic) for path in found):
+        raise TypeError(f"`paths` must be a Geodesic, as `connect` returns it, or a list of them, got {paths!r}")
+    return found
 
 
 def like(metric: Metric, results: list[Geodesic], codes: Any) -> Tensor:
@@ -66,7 +82,7 @@ def as_codes(codes: Any, like: Tensor, dim: int = 2) -> Tensor | None:
     """Codes (n, d) in the metric's dtype and device."""
     if codes is None:
         return None
-    points = torch.as_tensor(codes).detach().to(dtype=like.dtype, device=like.device)
+    points = as_numbers(codes, "codes").detach().to(dtype=like.dtype, device=like.device)
     if points.ndim != 2 or points.shape[1] != dim:
         raise ValueError(f"`codes` must have shape (n, {dim}), got {tuple(points.shape)}")
     if not torch.isfinite(points).all():
@@ -104,14 +120,18 @@ def window(
         if not len(everything):
             everything = np.array([[-3.0, -3.0], [3.0, 3.0]])
         low, high = everything.min(axis=0), everything.max(axis=0)
-        middle, size = (low + high) / 2, np.maximum((high - low) * ROOM, 1e-3)
+        middle = (low + high) / 2
+        size = np.maximum((high - low) * ROOM, np.maximum(1e-3, 1e-6 * abs(middle)))  # no digits are finer
         # The map fills the panel: the shorter side grows until the shapes agree.
         shape = np.array(PANEL) / PANEL[1]
         half = shape * max(size / shape) / 2
         left, bottom = middle - half
         right, top = middle + half
     else:
-        left, right, bottom, top = (float(edge) for edge in bounds)
+        edges = as_numbers(bounds, "bounds").reshape(-1).tolist()
+        if len(edges) != 4:
+            raise ValueError(f"`bounds` must be four numbers (left, right, bottom, top), got {bounds!r}")
+        left, right, bottom, top = edges
         if not (np.isfinite([left, right, bottom, top]).all() and left < right and bottom < top):
             raise ValueError(f"`bounds` must be (left, right, bottom, top), finite and in order, got {bounds}")
     cell = min(right - left, top - bottom) / (resolution - 1)

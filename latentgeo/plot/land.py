@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from latentgeo._calculus import check_integer
 from latentgeo.learn.land import LAND
 from latentgeo.plot import inputs, theme
 from latentgeo.plot._panels import ground, panels_side_by_side
@@ -104,9 +105,8 @@ def land(
         raise ValueError(f"`plane` must be a plot.Plane in the model's {dim} latent dimensions, got {got}")
     if mixture is not None and getattr(mixture, "n_features_in_", None) != dim:
         raise ValueError(f"`mixture` must be a GaussianMixture fitted to codes of {dim} dimensions")
-    for name, value in (("resolution", resolution), ("contour_resolution", contour_resolution)):
-        if value < 2:
-            raise ValueError(f"`{name}` must be at least 2, got {value}")
+    check_integer(resolution, "resolution", 2)
+    check_integer(contour_resolution, "contour_resolution", 2)
     metric = model.metric_
     decoder = getattr(metric, "decoder", None)
     base = ground(

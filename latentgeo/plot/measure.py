@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from latentgeo._calculus import check_integer, check_positive
 from latentgeo.geodesics import Geodesic
 from latentgeo.metrics import Metric
 from latentgeo.plot import heatmaps, inputs, overlays, theme
@@ -104,11 +105,12 @@ def measure(
     (5, 5)
     """
     dim = inputs.check_plane(metric, plane)
-    inputs.check_resolution(resolution)
-    if limit is not None and not (np.isfinite(limit) and limit > 0):
-        raise ValueError(f"`limit` must be a positive number, got {limit!r}")
+    check_integer(resolution, "resolution", 2)
+    check_positive(limit, "limit", optional=True)
     if decoder is None:
         decoder = getattr(metric, "decoder", None)
+    else:
+        inputs.need_decoder(decoder, dim)
     results = inputs.as_list(paths)
     like = inputs.like(metric, results, codes)
     points = inputs.as_codes(codes, like, dim)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 import torch
 
+from latentgeo._calculus import check_integer
 from latentgeo.plot import theme
 from latentgeo.plot._mosaics import Row, decoded, rows_figure
+from latentgeo.plot.inputs import need_decoder, need_path
 
 if TYPE_CHECKING:
     from latentgeo.decoders import Decoder
@@ -69,8 +71,9 @@ def strip(
 
 def strip_rows(decoder: Decoder, path: Geodesic, *, n: int, shape: tuple[int, ...] | None, first: int = 0) -> list[Row]:
     """Decode both curves of each pair; rows in drawing order, the first pair's letter that of number `first`."""
-    if n < 2:
-        raise ValueError(f"`n` must be at least 2 images, got {n}")
+    need_path(path)
+    need_decoder(decoder, path.z.shape[-1])
+    check_integer(n, "n", 2)
     t = torch.linspace(0, 1, n, dtype=path.z.dtype, device=path.z.device)
     curves = path(t).detach().reshape(-1, n, path.z.shape[-1])
     lines = torch.lerp(curves[:, :1], curves[:, -1:], t[:, None])

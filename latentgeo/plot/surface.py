@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from latentgeo._calculus import check_integer
 from latentgeo.geodesics import Geodesic
 from latentgeo.metrics import Metric
 from latentgeo.plot import inputs, overlays, theme
@@ -88,7 +89,7 @@ def surface(
     (5, 5)
     """
     dim = inputs.check_plane(metric, plane)
-    inputs.check_resolution(resolution)
+    check_integer(resolution, "resolution", 2)
     if metric.embedding is None or metric.ambient is not None:
         raise ValueError(f"`metric` must be that of a map into a flat space, to be drawn as a surface, got {metric!r}")
     results = inputs.as_list(paths)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from latentgeo._calculus import check_integer
 from latentgeo.plot import inputs, overlays, theme
 from latentgeo.plot._mosaics import Row, decoded
 from latentgeo.plot._panels import MARGIN, ground, panels_side_by_side
@@ -90,15 +91,17 @@ def walks(
     >>> [len(trace.x) for trace in figure.data if trace.name in ("A", "B", "C")]
     [10, 10, 10]
     """
-    panels = {walks.law: walks} if isinstance(walks, Walk) else dict(walks)
+    panels = {walks.law: walks} if isinstance(walks, Walk) else walks
+    if not isinstance(panels, Mapping) or not all(isinstance(walk, Walk) for walk in panels.values()):
+        raise TypeError(f"`walks` must be a Walk, as `random_walk` returns it, or several by name, got {walks!r}")
     dim = inputs.check_plane(metric, plane)
     if not panels:
         raise ValueError("`walks` must hold at least one walk, got none")
-    for name, least, value in (("n_walkers", 1, n_walkers), ("n_images", 0, n_images), ("resolution", 2, resolution)):
-        if value < least or (name == "n_images" and value == 1):
-            raise ValueError(
-                f"`{name}` must be {'0 or at least 2' if least == 0 else f'at least {least}'}, got {value}"
-            )
+    check_integer(n_walkers, "n_walkers")
+    check_integer(resolution, "resolution", 2)
+    check_integer(n_images, "n_images", 0)
+    if n_images == 1:
+        raise ValueError("`n_images` must be 0 or at least 2, got 1")
     for name, walk in panels.items():
         if walk.z.shape[-1] != dim:
             raise ValueError(f"`walks` must be in {dim} latent dimensions, got {walk.z.shape[-1]} for {name!r}")
