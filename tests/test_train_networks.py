@@ -157,3 +157,6 @@ def test_counts_are_tamed_before_the_first_layer():
 def test_dense_needs_a_hidden_layer():
     with pytest.raises(ValueError, match="at least one width"):
         train.Dense(hidden=())
+    for wrong in (64, "64"):
+        with pytest.raises(TypeError, match="hidden must be a sequence of widths"):
+            train.Dense(hidden=wrong)

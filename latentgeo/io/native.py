@@ -65,6 +65,16 @@ class Contents:
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Latentgeo's description of a model, from a native checkpoint's header; no tensor is read.
 
+    Parameters
+    ----------
+    path : path
+        A `.safetensors` file that `save` wrote.
+
+    Returns
+    -------
+    dict
+        "schema", "library", "decoder", "precision", "encoder" and "metadata", as JSON has them.
+
     Raises
     ------
     CheckpointError

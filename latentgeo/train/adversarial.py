@@ -171,6 +171,20 @@ class FGAN(AdversarialLoss):
 def gradient_penalty(critic: Critic, x: Tensor, target: float = 1.0) -> Tensor:
     """The mean of (|∇critic(x)| − target)² over rows of data (B, ...), differentiable in the critic's parameters.
 
+    Parameters
+    ----------
+    critic : callable
+        Takes data (B, ...) to scores (B,), each row by itself.
+    x : Tensor of shape (B, ...)
+        Where the slope is taken.
+    target : float
+        The slope that costs nothing.
+
+    Returns
+    -------
+    Tensor
+        A number.
+
     Examples
     --------
     >>> float(gradient_penalty(lambda x: 3 * x[:, 0] - 4 * x[:, 1], torch.zeros(7, 2)))  # (5 − 1)²

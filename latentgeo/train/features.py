@@ -251,6 +251,16 @@ def save_features(classifier: Classifier, metadata: dict[str, Any], path: str | 
 def load_features(path: str | os.PathLike[str]) -> Features:
     """Features of a classifier that `save_features` wrote. Nothing in the file is run.
 
+    Parameters
+    ----------
+    path : path
+        The `.safetensors` file.
+
+    Returns
+    -------
+    Features
+        On the CPU, in eval mode.
+
     Raises
     ------
     CheckpointError

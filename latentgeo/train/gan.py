@@ -344,6 +344,13 @@ def normalise_spectrally(module: nn.Module, norm: float = 1.0) -> None:
     In place. A layer of another kind takes part if it has a `weight` that is a stack of matrices and says so by an
     attribute `stacked`.
 
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A network in train mode: each call is one step of the power iteration.
+    norm : float
+        The spectral norm; 1 bounds each layer's Lipschitz constant by 1.
+
     Examples
     --------
     >>> layer = nn.Linear(5, 3)

@@ -45,6 +45,13 @@ class Dense(Network):
     activation : str
         "tanh", "softplus", "gelu", "silu", "elu", "relu" or "sigmoid".
 
+    Raises
+    ------
+    TypeError
+        If `hidden` is no sequence.
+    ValueError
+        If it is empty; of a width or an activation that is none, when a network is built.
+
     Examples
     --------
     >>> import torch
@@ -56,6 +63,8 @@ class Dense(Network):
     activation: str = "tanh"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.hidden, (list, tuple)):
+            raise TypeError(f"hidden must be a sequence of widths, such as (64, 32); got {self.hidden!r}")
         object.__setattr__(self, "hidden", tuple(self.hidden))
         if not self.hidden:
             raise ValueError("hidden must name at least one width; got none")

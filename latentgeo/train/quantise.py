@@ -25,6 +25,11 @@ class MovingAverage:
     epsilon : float
         Added to each code's share of the counts (Laplace smoothing).
 
+    Raises
+    ------
+    ValueError
+        If a number is out of bounds.
+
     Examples
     --------
     >>> MovingAverage().decay
@@ -49,6 +54,11 @@ class CodebookLoss:
     ----------
     decay : float
         Of the average that tells which codes are dead.
+
+    Raises
+    ------
+    ValueError
+        If `decay` is not between 0 and 1.
 
     Examples
     --------

@@ -48,6 +48,11 @@ class RBF:
     posterior_samples : int
         Samples of each datum's posterior that the precision is fitted to.
 
+    Raises
+    ------
+    ValueError
+        If a number is not positive and finite, or a count not a positive integer.
+
     Examples
     --------
     >>> RBF(n_centers=32).bandwidth
@@ -75,6 +80,11 @@ class ScaleNetwork:
     ----------
     floor : float
         The least standard deviation, in data units. A pixel that is always black would else become infinitely precise.
+
+    Raises
+    ------
+    ValueError
+        If `floor` is negative or not finite.
 
     Examples
     --------

@@ -47,6 +47,11 @@ class Transformer:
     weight_decay : float
         Of AdamW.
 
+    Raises
+    ------
+    ValueError
+        If a number is out of bounds.
+
     Examples
     --------
     >>> Transformer(width=64).layers
