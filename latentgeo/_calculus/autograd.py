@@ -49,7 +49,7 @@ class _Leaf(torch.autograd.Function):
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
+    def backward(ctx: Any, *_grads: Tensor) -> NoReturn:
         raise NotImplementedError(
             f"`{ctx.name}` is not differentiable; `tensor`, `inner`, `norm`, `log_volume` and `distance` are"
         )
