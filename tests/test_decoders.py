@@ -258,7 +258,7 @@ def test_latent_dim_must_be_a_positive_integer(latent_dim, error):
 
 
 def test_wrong_latent_dim_is_noticed():
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    with pytest.raises(ValueError, match=r"which is what latent_dim= says: .*shapes cannot be multiplied"):
         wrap(nn.Linear(3, 4).eval(), 2, "deterministic")
 
 

@@ -243,3 +243,22 @@ def test_what_torch_says_is_told_in_a_line(net, tmp_path):
             load(tmp_path / name, builder=Net, **MEANING)
         assert "\n" not in str(told.value)
         assert "add_safe_globals" not in str(told.value)
+
+
+def test_what_is_no_builder_is_named(net, tmp_path):
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    for builder, kind in ((Net(), "Net"), ("nets:Net", "str")):
+        with pytest.raises(TypeError, match=rf"builder must be a function or class .* got a {kind}$"):
+            load(tmp_path / "w.pt", builder=builder, **MEANING)
+
+
+def test_codes_of_another_dimension_are_named(net, files):
+    for obj in (net, torch.export.load(files / "exported.pt2")):
+        with pytest.raises(ValueError, match=r"fails on codes of shape \(n, 3\), which is what latent_dim= says"):
+            wrap(obj, latent_dim=3, likelihood=MEANING["likelihood"])
+
+
+def test_weights_are_not_wrapped(net):
+    for obj in (net.state_dict(), "weights.pt"):
+        with pytest.raises(TypeError, match=r"latentgeo\.load takes a file of weights"):
+            wrap(obj, **MEANING)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -62,7 +63,8 @@ def wrap(
     TypeError
         If `obj` cannot be called, or `latent_dim`, `likelihood` or `context` is of the wrong kind.
     ValueError
-        If the likelihood is unknown or contradicts the output, the output cannot be read, or is not finite.
+        If the likelihood is unknown or contradicts the output, `obj` cannot take codes of that dimension, or its
+        output cannot be read or is not finite.
     EmbeddingError
         If the function cannot be differentiated or is not a function of each code alone.
 
@@ -128,6 +130,13 @@ def _first_output(core: Core, codes: Tensor, module: nn.Module | None) -> Any:
         raise TypeError(
             f"obj must be a decoder: {type(module).__name__} has neither `decode` nor a `forward` that works "
             f"({error}); wrap the part of it that takes codes{f' (it has {parts})' if parts else ''}"
+        ) from error
+    except (RuntimeError, AssertionError) as error:  # of shapes that do not fit; an exported program asserts its own
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f"the decoder fails on codes of shape (n, {codes.shape[1]}), which is what latent_dim= says: "
+            f"{type(error).__name__}: {error}"
         ) from error
 
 
@@ -215,7 +224,9 @@ def _function(obj: Any) -> tuple[Callable[..., Any], str]:
         return decode, "decode"
     if callable(obj):
         return obj, "call"
-    raise TypeError(f"obj must be a module, a callable or have a .decode method; got {type(obj).__name__}")
+    weights = isinstance(obj, (Mapping, str, os.PathLike))
+    advice = "; latentgeo.load takes a file of weights and the builder of their network" if weights else ""
+    raise TypeError(f"obj must be a module, a callable or have a .decode method; got {type(obj).__name__}{advice}")
 
 
 def _context(context: Any) -> Context:

@@ -139,6 +139,10 @@ def _under(path: Path, state: dict[str, Tensor], prefix: str) -> dict[str, Tenso
 
 
 def _call(builder: Callable[..., nn.Module], arguments: Mapping[str, Any], name: str) -> nn.Module:
+    if isinstance(builder, nn.Module) or not callable(builder):
+        raise TypeError(
+            f"{name} must be a function or class that returns a torch.nn.Module; got a {type(builder).__name__}"
+        )
     module = builder(**arguments)
     if not isinstance(module, nn.Module):
         raise TypeError(f"{name} must return a torch.nn.Module; it returned {type(module).__name__}")
