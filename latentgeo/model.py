@@ -40,7 +40,7 @@ def metric(model: LatentModel | Decoder) -> Metric:
     decoder = model.decoder if isinstance(model, LatentModel) else model
     if not isinstance(decoder, Decoder):
         raise TypeError(
-            f"model must be a LatentModel or a Decoder; got {type(model).__name__} (latentgeo.wrap makes a decoder of a "
-            "module)"
+            f"model must be a LatentModel or a Decoder; got {type(model).__name__} (latentgeo.wrap makes a decoder of "
+            "a module)"
         )
     return ExpectedMetric(decoder) if decoder.likelihood.default == "expected" else FisherRaoMetric(decoder)
