@@ -453,3 +453,15 @@ def test_the_contract_agrees_with_the_embedding():
     plain = TensorMetric(PARABOLOID.tensor, dim=2)
     assert_close(plain.riemann(z), PARABOLOID.metric.riemann(z), **CLOSE)
     assert isinstance(plain, Metric)
+
+
+def test_an_ambient_metric_counts_whatever_class_brings_it():
+    class Plain(Metric):
+        dim, embedding, ambient = CURVED.dim, CURVED.embedding, staticmethod(lambda x: CURVED.ambient(x))
+
+        def tensor(self, z):
+            return CURVED.tensor(z)
+
+    z = 0.3 * normal(3, CURVED.dim)
+    assert_close(Plain().riemann(z), CURVED.riemann(z))
+    assert Plain().flat_embedding is None

@@ -80,8 +80,9 @@ def pairwise_distances(
         the same call after an interruption, at whatever moment, computes the missing blocks only. An array is written
         into. None means memory.
     n_jobs : int, optional
-        Workers, as in joblib: None means 1, unless `joblib.parallel_config` says otherwise; −1 all processors. The
-        backend is joblib's current one (loky, threading, dask, …).
+        Workers, as in joblib: None means 1, unless `joblib.parallel_config` says otherwise; −1 all processors; at most
+        1024 by number. No more are started than there are blocks. The backend is joblib's current one (loky,
+        threading, dask, …).
     throw : bool
         Raise once everything is computed if any pair failed. With False, failed pairs are NaN, with a warning unless
         the report is asked for.
