@@ -25,8 +25,20 @@ from latentgeo.decoders.coordinates import (
 )
 
 
+class _OfRates(OneOutput):
+    """A family whose decoder returns rates, or their logarithms."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("rate", "log_rate")
+
+    def check(self, output: Mapping[str, Tensor], shape: Shape | None = None) -> None:
+        super().check(output, shape)
+        key, value = self._one(output)
+        if key == "rate":
+            not_negative(self, key, value, f"{type(self).__name__}(output='log_rate')")
+
+
 @dataclass(frozen=True)
-class Poisson(OneOutput):
+class Poisson(_OfRates):
     r"""Independent Poisson counts.
 
     Parameters
@@ -51,13 +63,6 @@ class Poisson(OneOutput):
 
     output: str = "rate"
     name: ClassVar[str] = "poisson"
-    kinds: ClassVar[tuple[str, ...]] = ("rate", "log_rate")
-
-    def check(self, output: Mapping[str, Tensor], shape: Shape | None = None) -> None:
-        super().check(output, shape)
-        key, value = self._one(output)
-        if key == "rate":
-            not_negative(self, key, value, "Poisson(output='log_rate')")
 
     def mean(self, parameters: Mapping[str, Tensor]) -> Tensor:
         return parameters["rate"] if "rate" in parameters else parameters["log_rate"].exp()
@@ -193,7 +198,7 @@ class NegativeBinomial(OneOutput):
 
 
 @dataclass(frozen=True)
-class Exponential(OneOutput):
+class Exponential(_OfRates):
     r"""Independent exponential waiting times of rate λ, mean 1/λ.
 
     Parameters
@@ -218,13 +223,6 @@ class Exponential(OneOutput):
 
     output: str = "rate"
     name: ClassVar[str] = "exponential"
-    kinds: ClassVar[tuple[str, ...]] = ("rate", "log_rate")
-
-    def check(self, output: Mapping[str, Tensor], shape: Shape | None = None) -> None:
-        super().check(output, shape)
-        key, value = self._one(output)
-        if key == "rate":
-            not_negative(self, key, value, "Exponential(output='log_rate')")
 
     def mean(self, parameters: Mapping[str, Tensor]) -> Tensor:
         if "rate" in parameters:
