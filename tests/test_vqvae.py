@@ -594,8 +594,8 @@ def test_the_command(tmp_path):
     from commands import run
 
     out = tmp_path / "vq.safetensors"
-    small = ["--codes", "8", "--code-dim", "2", "--width", "8", "--halvings", "1", "--blocks", "0", "--epochs", "1"]
-    small += ["--prior-width", "8", "--prior-layers", "1", "--levels", "2"]
+    small = ["--codebook-size", "8", "--code-dim", "2", "--width", "8", "--halvings", "1", "--blocks", "0"]
+    small += ["--epochs", "1", "--prior-width", "8", "--prior-layers", "1", "--levels", "2"]
     result = run("train", "vqvae", "--data", "digits", "--out", str(out), *small)
     assert "bits per code top" in result.stdout
     assert lg.load(out).decoder.module.sample(2).shape == (2, 8, 8)

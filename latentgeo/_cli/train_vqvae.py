@@ -33,7 +33,7 @@ def _prior(help: str, **more: Any) -> Any:  # noqa: A002 - typer's own word
 @takes_training()
 def vqvae(
     training: Training,
-    codes: Annotated[int, of_model(help="Vectors per codebook, K.", min=2)] = 128,
+    codebook_size: Annotated[int, of_model(help="Vectors per codebook, K.", min=2)] = 128,
     code_dim: Annotated[int, of_model(help="Entries of a vector.", min=1)] = 8,
     levels: Annotated[int, of_model(help="Grids of codes: 1, or 2 (a coarse one above a fine one).", min=1, max=2)] = 1,
     width: Annotated[int, of_model(help="Channels.", min=1)] = 64,
@@ -71,7 +71,7 @@ def vqvae(
 
     training.run(
         train.VQVAE(
-            codes,
+            codebook_size,
             code_dim,
             levels,
             width,
