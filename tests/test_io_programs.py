@@ -174,6 +174,27 @@ def test_what_is_no_program_is_not_made_one_by_its_name(net, tmp_path):
             load(tmp_path / "weights.pt2", builder=Net, trust=trust, **MEANING)
 
 
+@pytest.mark.parametrize("name", ["hollow.pt", "hollow.pt2"])
+def test_hollow_programs_are_refused_in_a_line(tmp_path, name, capfd):
+    path = tmp_path / name
+    with zipfile.ZipFile(path, "w") as out:
+        for entry in ("constants.pkl", "code/x.py") if name == "hollow.pt" else ("models/model.json", "archive_format"):
+            out.writestr(f"a/{entry}", b"{}")
+    with pytest.raises(CheckpointError, match=r"cannot be read: \w+: .") as told:
+        load(path, trust=True, **MEANING)
+    assert "\n" not in str(told.value)
+    assert "report" not in str(told.value)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_frozen_scripts_are_decoders(net, tmp_path):
+    torch.jit.freeze(torch.jit.script(net)).save(tmp_path / "frozen.pt")
+    decoder = load(tmp_path / "frozen.pt", trust=True, **MEANING).decoder
+    z = torch.randn(4, 2)
+    assert_close(decoder.mean(z), wrap(net, **MEANING).mean(z))
+    assert_close(pickle.loads(pickle.dumps(decoder)).mean(z), decoder.mean(z))
+
+
 # --- parts of a model, as Lightning and others write them ---------------------------------------------------------
 
 

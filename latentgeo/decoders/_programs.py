@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ class Program(nn.Module):
         self._exported = exported
         self._entry = "decode" if callable(getattr(program, "decode", None)) else "__call__"
         self._modal = _has_modes(program)
-        if not self._modal:  # it computes what it was exported to compute, whatever its flags say
+        if not self._modal:  # it computes what it was exported or frozen to compute, whatever its flags say
             for part in self.modules():
                 part.training = False
         self.training = self._modal and any(part.training for part in program.modules())
@@ -93,7 +94,8 @@ def read(source: Any, kind: str) -> Program:
     if kind == "TorchScript":
         with _no_advice():
             return Program(torch.jit.load(source, map_location="cpu"))
-    exported = torch.export.load(source)
+    with _no_log():
+        exported = torch.export.load(source)
     return Program(exported.module(), exported)
 
 
@@ -124,7 +126,7 @@ def as_module(obj: Any) -> Any:
 def _has_modes(module: nn.Module) -> bool:
     try:
         module.train(module.training)
-    except NotImplementedError:
+    except (NotImplementedError, AttributeError):  # exported; frozen by torch.jit.freeze
         return False
     return True
 
@@ -147,6 +149,18 @@ def _revive(kind: str, content: bytes, state: dict[str, Tensor], learns: bool) -
     program.load_state_dict(state, assign=True)  # with the dtype and device they had
     program.requires_grad_(learns)
     return program
+
+
+@contextmanager
+def _no_log() -> Iterator[None]:
+    """Keeps torch from logging the traceback of one attempt before it makes another."""
+    log = logging.getLogger("torch.export")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def read_pickled(path: Path, trust: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=not trust)
     except Exception as error:  # a damaged or hostile file can make the reader fail in any way
         if trust:
-            problem = f"cannot be read: {type(error).__name__}: {shorten(str(error), 300)}"
+            problem = f"cannot be read: {type(error).__name__}: {_first_line(error)}"
         else:
             problem = (
                 f"does not hold plain weights, or is damaged: {_reason(error)}. Ask for a state dict "
@@ -45,6 +45,11 @@ def read_pickled(path: Path, trust: bool) -> Any:
                 "which lets it run code"
             )
         raise CheckpointError(path, problem) from error
+
+
+def _first_line(error: Exception) -> str:
+    line = (str(error).strip().splitlines() or [""])[0]
+    return shorten(re.sub(r"\s*\(Could this error message be improved.*", "", line), 300)
 
 
 def _reason(error: Exception) -> str:
