@@ -97,7 +97,9 @@ def test_programs_are_wrapped_as_torch_loads_them(files, net):
         decoder = wrap(program, **MEANING)
         assert_close(decoder.mean(z), expected)
         assert isinstance(decoder.module, Program)
-        assert copy.deepcopy(decoder.module)(z).shape == (4, 2, 3)
+        again = copy.deepcopy(decoder.module)
+        assert_close(again(z), decoder.module(z))
+        assert all(p.is_leaf and p.requires_grad for p in again.double().parameters())
     with pytest.raises(TypeError, match="wrap the program itself"):
         pickle.dumps(wrap(exported.module(), **MEANING))
 

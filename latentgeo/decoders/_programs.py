@@ -68,6 +68,9 @@ class Program(nn.Module):
             warnings.filterwarnings("ignore", message=r"The \.grad attribute", category=UserWarning)
             warnings.filterwarnings("ignore", message=r".*LeafSpec", category=FutureWarning)
             again = Program(copy.deepcopy(self.program, memo), self._exported)
+            for old, new in zip(self.parameters(), again.parameters(), strict=True):
+                if not new.is_leaf:  # TorchScript copies weights as functions of the old ones
+                    new.detach_().requires_grad_(old.requires_grad)
         memo[id(self)] = again
         return again
 

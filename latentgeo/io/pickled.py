@@ -49,7 +49,7 @@ def read_pickled(path: Path, trust: bool) -> Any:
 
 def _first_line(error: Exception) -> str:
     line = (str(error).strip().splitlines() or [""])[0]
-    return shorten(re.sub(r"\s*\(Could this error message be improved.*", "", line), 300)
+    return shorten(re.sub(r"\s*(\(Could this error message be improved|Please check the warnings).*", "", line), 300)
 
 
 def _reason(error: Exception) -> str:
