@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from latentgeo.io import LatentModel
 
 
-class Method(str, Enum):
+class Method(StrEnum):
     """Which clustering."""
 
     k_means = "k-means"
     k_medoids = "k-medoids"
 
 
-class Distances(str, Enum):
+class Distances(StrEnum):
     """How distances are measured."""
 
     graph = "graph"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,14 +14,14 @@ from latentgeo._cli.options import Arrays, Codes, CodesKey, Device, Png, Precisi
 from latentgeo._cli.source import Source, place
 
 
-class Volume(str, Enum):
+class Volume(StrEnum):
     """What densities are of."""
 
     riemannian = "riemannian"
     lebesgue = "lebesgue"
 
 
-class Variant(str, Enum):
+class Variant(StrEnum):
     """Which formulas."""
 
     exact = "exact"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from latentgeo._cli.options import Codes, CodesKey, Device, ImageShape, Png, Pre
 from latentgeo._cli.source import Source, place
 
 
-class Term(str, Enum):
+class Term(StrEnum):
     """What a heatmap shows."""
 
     both = "both"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from latentgeo.decoders import Likelihood
 
 
-class Family(str, Enum):
+class Family(StrEnum):
     """Likelihood families; the names are those that `latentgeo.wrap` takes."""
 
     gaussian = "gaussian"
@@ -24,7 +24,7 @@ class Family(str, Enum):
     exponential = "exponential"
 
 
-class Scale(str, Enum):
+class Scale(StrEnum):
     """What the second output of a Gaussian decoder is."""
 
     std = "std"
@@ -33,7 +33,7 @@ class Scale(str, Enum):
     precision = "precision"
 
 
-class Output(str, Enum):
+class Output(StrEnum):
     """What the output of a decoder is."""
 
     logits = "logits"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated, Any
 
 from latentgeo._cli.training import Training, of_model, takes_training, widths
 
 
-class Transform(str, Enum):
+class Transform(StrEnum):
     """Which invertible layers."""
 
     coupling = "coupling"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 from latentgeo._cli.train_vae import Architecture, network
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from latentgeo.train.adversarial import AdversarialLoss
 
 
-class Loss(str, Enum):
+class Loss(StrEnum):
     """What generator and critic play for."""
 
     wasserstein_gp = "wasserstein-gp"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 from latentgeo._cli.training import Training, of_model, of_objective, takes_training, widths
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from latentgeo.train import Network
 
 
-class Architecture(str, Enum):
+class Architecture(StrEnum):
     """Families of networks."""
 
     dense = "dense"
@@ -19,7 +19,7 @@ class Architecture(str, Enum):
     resnet = "resnet"
 
 
-class Family(str, Enum):
+class Family(StrEnum):
     """Likelihoods that a VAE is trained with."""
 
     gaussian = "gaussian"
@@ -29,14 +29,14 @@ class Family(str, Enum):
     negative_binomial = "negative-binomial"
 
 
-class Scale(str, Enum):
+class Scale(StrEnum):
     """How a Gaussian's standard deviation is learned."""
 
     rbf = "rbf"
     network = "network"
 
 
-class Binarisation(str, Enum):
+class Binarisation(StrEnum):
     """How grey values become bits."""
 
     dynamic = "dynamic"

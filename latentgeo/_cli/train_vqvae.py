@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -12,14 +12,14 @@ from latentgeo._cli.training import Training, of_model, of_objective, takes_trai
 PRIOR = "Prior over codes"
 
 
-class QuantisedFamily(str, Enum):
+class QuantisedFamily(StrEnum):
     """Likelihoods that a VQ-VAE is trained with."""
 
     gaussian = "gaussian"
     bernoulli = "bernoulli"
 
 
-class CodebookRule(str, Enum):
+class CodebookRule(StrEnum):
     """How codebooks are learned."""
 
     average = "average"

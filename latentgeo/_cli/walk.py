@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from latentgeo.walks import Walk
 
 
-class Law(str, Enum):
+class Law(StrEnum):
     """Which walks to take."""
 
     euclidean = "euclidean"

@@ -33,7 +33,7 @@ class Severity(enum.Enum):
     NOTE = "note"  # good to know
 
 
-class Advice(str, enum.Enum):
+class Advice(enum.StrEnum):
     """Named findings; the value says what to do."""
 
     TRAIN_MODE = "put the decoder in eval mode (module.eval()): dropout and batch statistics make distances random"
