@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from latentgeo._calculus import as_tolerance, check_flag, check_integer, check_like, check_positive
+from latentgeo._calculus import (
+    as_integers,
+    as_numbers,
+    as_tolerance,
+    check_flag,
+    check_integer,
+    check_like,
+    check_positive,
+)
 from latentgeo.geodesics import (
     LatentGraph,
     RungeKutta,
@@ -42,6 +50,45 @@ def test_integers(value):
 def test_positive_numbers(value):
     with pytest.raises(ValueError, match="`rtol` must be a positive finite number, got"):
         check_positive(value, "rtol")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.linspace(1, 0, 3)[::-1],
+        np.linspace(0, 1, 3).astype(">f8"),
+        np.linspace(0, 1, 3).astype(np.longdouble),
+        [0, 0.5, 1],
+        [torch.tensor(0.0), torch.tensor(0.5), torch.tensor(1.0)],
+        torch.tensor([0.0, 0.5, 1.0]),
+    ],
+    ids=["reversed", "big-endian", "long", "list", "list of tensors", "float32"],
+)
+def test_arrays_of_any_layout_are_numbers(value):
+    assert torch.equal(as_numbers(value, "t"), torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("value", [None, "1", 1j, [[1.0], [1.0, 2.0]], torch.ones(2, dtype=torch.complex64)])
+def test_what_is_no_number_is_named(value):
+    with pytest.raises(TypeError, match="`t` must be a real number or an array of real numbers, got"):
+        as_numbers(value, "t")
+
+
+def test_whole_numbers_of_any_kind():
+    for value in ((3, 4), [np.int64(3), 4], np.array([3, 4]), torch.tensor([3, 4]), torch.Size([3, 4])):
+        assert as_integers(value) == [3, 4]
+    for value in (3, None, "34", [3, 4.0], np.array([3.0])):
+        assert as_integers(value) is None
+
+
+def test_options_of_numpy_are_options():
+    check_flag(np.True_, "throw")
+    assert LatentGraph(Sphere(2), grid=np.int64(8)).grid == 8
+    a = torch.eye(2, dtype=torch.float64)
+    assert connect(Sphere(2), a, a.flip(0), starts=np.int64(2), throw=np.True_).converged.all()
+    for certify in (True, np.True_, False, np.False_):
+        path = connect(Sphere(2), a, a.flip(0), solver=Sobolev(certify=certify))
+        assert path.certified.tolist() == [bool(certify)] * 2
 
 
 def test_numbers_of_numpy_are_numbers():

@@ -95,6 +95,24 @@ def test_samples_of_given_images_and_their_gaps():
     assert not figure.layout.annotations
 
 
+def test_axes_shapes_and_shares_may_be_numpys():
+    decoder = lg.wrap(torch.nn.Linear(3, 12).eval(), latent_dim=3, likelihood=lg.Deterministic())
+    for axes in (np.array([2, 0]), torch.tensor([2, 0]), (np.int64(2), 0)):
+        figure = generated.traversals(decoder, axes=axes, n=3, shape=np.array([3, 4]))
+        assert [trace.name for trace in figure.data] == ["z₃", "z₁"]
+    plane = lg.wrap(torch.nn.Linear(2, 12).eval(), latent_dim=2, likelihood=lg.Deterministic())
+    (trace,) = generated.manifold(plane, n=2, coverage=np.float32(0.9), shape=(np.int64(3), 4)).data
+    assert trace.z.shape == (6, 8)
+
+
+def test_images_are_no_wider_than_single_precision():
+    """Pages carry every number of them."""
+    (trace,) = generated.samples((np.arange(60).reshape(5, 3, 4)).astype(np.uint8), n=4).data
+    assert trace.z.dtype == np.float32
+    with pytest.raises(ValueError, match=r"at least one image of 'samples', got shape \(3,\)"):
+        generated.samples(np.arange(3.0))
+
+
 def test_colour_images():
     images = torch.zeros(2, 3, 2, 2)
     images[0, 0] = 1.0

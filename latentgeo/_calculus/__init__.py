@@ -8,6 +8,7 @@ from __future__ import annotations
 from .autograd import mark_constant
 from .blocktridiagonal import BlockTridiagonal
 from .checks import (
+    as_integers,
     as_numbers,
     as_tolerance,
     broadcast_pair,
@@ -32,6 +33,7 @@ __all__ = [
     "RankError",
     "RankWarning",
     "Report",
+    "as_integers",
     "as_numbers",
     "as_tolerance",
     "broadcast_pair",

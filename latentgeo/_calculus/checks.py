@@ -6,6 +6,7 @@ A message names the parameter, what it must be, what it got and, where there is 
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "as_integers",
     "as_numbers",
     "as_tolerance",
     "broadcast_pair",
@@ -27,7 +29,7 @@ __all__ = [
 
 def check_flag(value: object, name: str, *, optional: bool = False) -> None:
     """Raise ValueError unless `value` is True or False, or None where it is `optional`."""
-    if not (isinstance(value, bool) or (optional and value is None)):
+    if not (isinstance(value, (bool, np.bool_)) or (optional and value is None)):
         raise ValueError(f"`{name}` must be {'True, False or None' if optional else 'True or False'}, got {value!r}")
 
 
@@ -54,13 +56,25 @@ def _or_none(what: str, optional: bool) -> str:
 
 def as_numbers(value: Any, name: str, device: torch.device | str | None = None) -> Tensor:
     """A number, or an array or sequence of real numbers, as a float64 tensor; TypeError for anything else."""
-    try:
-        found = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-        if not found.is_complex():
-            return found.to(device=device, dtype=torch.float64)
-    except (TypeError, ValueError):  # torch's of words and objects, NumPy's of ragged lists
-        pass
+    if isinstance(value, Tensor):
+        if not value.is_complex():
+            return value.to(device=device, dtype=torch.float64)
+    else:
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError, RuntimeError):  # of ragged lists, and of lists of tensors that NumPy cannot read
+            array = np.asarray(None)
+        if array.dtype.kind in "biuf":  # a copy in C order: torch takes no reversed arrays, nor foreign byte orders
+            return torch.as_tensor(array.astype(np.float64, order="C"), device=device)
     raise TypeError(f"`{name}` must be a real number or an array of real numbers, got {value!r}")
+
+
+def as_integers(values: Any) -> list[int] | None:
+    """Whole numbers, be they Python's, NumPy's or torch's, as a list; None if there is anything else."""
+    try:
+        return [operator.index(value) for value in values]
+    except TypeError:
+        return None
 
 
 def as_tolerance(value: float | None, dtype: torch.dtype, name: str = "rtol") -> float:

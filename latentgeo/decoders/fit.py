@@ -241,7 +241,8 @@ def _check_options(
     check_positive(bandwidth, "bandwidth")
     check_positive(floor, "floor")
     check_positive(min_variance, "min_variance", optional=True)
-    if isinstance(holdout, bool) or not isinstance(holdout, (int, float)) or not 0 <= holdout < 1:
+    number = isinstance(holdout, (int, float, np.integer, np.floating)) and not isinstance(holdout, bool)
+    if not number or not 0 <= holdout < 1:
         raise ValueError(f"`holdout` must be a fraction in [0, 1), got {holdout!r}")
 
 

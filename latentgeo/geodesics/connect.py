@@ -99,7 +99,7 @@ def connect(
     Geodesic(d=2, n=33, 1/1 converged, length 1.571)
     """
     need_solver(solver)
-    if not isinstance(starts, int) or isinstance(starts, bool) or not 1 <= starts <= _MOST_STARTS:
+    if not isinstance(starts, (int, np.integer)) or isinstance(starts, bool) or not 1 <= starts <= _MOST_STARTS:
         raise ValueError(f"`starts` must be an integer from 1 to {_MOST_STARTS}, got {starts!r}")
     check_flag(throw, "throw")
     need_metric(metric)

@@ -126,7 +126,8 @@ class LatentGraph:
         check_integer(substeps, "substeps", 4)
         check_integer(random_state, "random_state", 0)
         check_flag(progress, "progress")
-        if grid is not None and (not isinstance(grid, int) or isinstance(grid, bool) or grid < 0 or grid == 1):
+        number = isinstance(grid, (int, np.integer)) and not isinstance(grid, bool)
+        if grid is not None and (not number or grid < 0 or grid == 1):
             raise ValueError(f"`grid` must be None, 0 or an integer of at least 2, got {grid!r}")
         self.metric = metric
         self.n_neighbors = n_neighbors

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from latentgeo._calculus import as_integers
 from latentgeo.plot import theme
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ def as_images(values: Tensor, shape: tuple[int, ...], *, columns: bool = False) 
         Draw data of any other shape as columns of cells, instead of refusing them.
     """
     values = values.detach().cpu().to(torch.promote_types(values.dtype, torch.float32)).flatten(1)
-    if not isinstance(shape, (list, tuple)) or not all(isinstance(n, int) and n > 0 for n in shape):
+    sides = as_integers(shape)
+    if sides is None or not all(n > 0 for n in sides):
         raise TypeError(f"`shape` must be a tuple of positive integers, got {shape!r}")
-    shape = tuple(shape)
+    shape = tuple(sides)
     drawn = len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
     if not (drawn or columns):
         raise ValueError(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
-from latentgeo._calculus import as_numbers, check_integer, check_positive
+from latentgeo._calculus import as_integers, as_numbers, check_integer, check_positive
 from latentgeo._calculus.seeds import torch_random
 from latentgeo.decoders import Decoder
 from latentgeo.plot import theme
@@ -74,7 +74,7 @@ def manifold(
     if decoder.latent_dim != 2:
         raise ValueError(f"`decoder` must have 2 latent coordinates, got {decoder.latent_dim}; see `traversals`")
     check_integer(n, "n", 2)
-    if not isinstance(coverage, float) or not 0 < coverage < 1:
+    if not isinstance(coverage, (float, np.floating)) or not 0 < coverage < 1:
         raise ValueError(f"`coverage` must be between 0 and 1, got {coverage!r}")
     z = ndtri(np.linspace((1 - coverage) / 2, (1 + coverage) / 2, n))
     codes = np.stack(np.meshgrid(z, z[::-1]), axis=-1).reshape(-1, 2)
@@ -155,9 +155,10 @@ def samples(
             codes = torch.randn(n, item.latent_dim, generator=torch_random(random_state))
             images = decoded(item, codes, shape)
         else:
-            values = as_numbers(item, "source")[:n] if np.ndim(item) else torch.empty(0)
-            if len(values) == 0:
-                raise ValueError(f"`source` must hold at least one image of {name!r}, got none")
+            several = isinstance(item, (list, tuple)) or getattr(item, "ndim", 0) > 0
+            values = as_numbers(item[:n] if several else item, "source").float()
+            if values.ndim < 2 or len(values) == 0:
+                raise ValueError(f"`source` must hold at least one image of {name!r}, got shape {tuple(values.shape)}")
             images = as_images(values, tuple(values.shape[1:]) if shape is None else shape)
         panels[str(name)] = mosaic(images, math.ceil(math.sqrt(len(images))))
     columns = len(panels) if len(panels) < 4 else 2 if len(panels) == 4 else 3
@@ -217,8 +218,8 @@ def traversals(
     start = torch.zeros(d) if z is None else as_numbers(z, "z").detach().cpu()
     if tuple(start.shape) != (d,):
         raise ValueError(f"`z` must be of shape ({d},), got {tuple(start.shape)}")
-    chosen = list(range(min(d, 20))) if axes is None else list(axes) if isinstance(axes, (list, tuple, range)) else []
-    if not chosen or not all(isinstance(axis, int) and 0 <= axis < d for axis in chosen):
+    chosen = list(range(min(d, 20))) if axes is None else as_integers(axes)
+    if not chosen or not all(0 <= axis < d for axis in chosen):
         raise ValueError(f"`axes` must be numbers from 0 to {d - 1}, got {axes}")
     steps = torch.linspace(-span, span, n, dtype=torch.float64)
     rows = []

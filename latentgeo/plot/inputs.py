@@ -58,9 +58,11 @@ def as_list(paths: Geodesic | Iterable[Geodesic] | None) -> list[Geodesic]:
     """Results as a list."""
     if paths is None:
         return []
-    found: list[Any] = (
-        [paths] if isinstance(paths, Geodesic) else list(paths) if isinstance(paths, (list, tuple)) else [0]
-    )
+    found: list[Any]
+    try:
+        found = [paths] if isinstance(paths, Geodesic) else list(paths)
+    except TypeError:
+        found = [paths]
     if not all(isinstance(path, Geodesic) for path in found):
         raise TypeError(f"`paths` must be a Geodesic, as `connect` returns it, or a list of them, got {paths!r}")
     return found

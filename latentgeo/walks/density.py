@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -133,7 +134,7 @@ class KernelDensity:
         >>> KernelDensity(torch.zeros(1, 2), bandwidth=0.1).sample(5, random_state=0).shape
         torch.Size([5, 2])
         """
-        if not isinstance(n, int) or isinstance(n, bool) or n < 0:
+        if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 0:
             raise ValueError(f"`n` must be a non-negative integer, got {n!r}")
         source = torch_random(random_state)
         where = source.device

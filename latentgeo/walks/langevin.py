@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -154,7 +155,7 @@ def langevin(
     """
     check_walk(metric, z, n_steps=n_steps, step_size=step_size, every=every, throw=throw)
     target = _Target(metric, log_density, measure, drift)
-    if not isinstance(burn_in, int) or isinstance(burn_in, bool) or burn_in < 0:
+    if not isinstance(burn_in, (int, np.integer)) or isinstance(burn_in, bool) or burn_in < 0:
         raise ValueError(f"`burn_in` must be a non-negative integer, got {burn_in!r}")
     if not 0 < target_acceptance < 1:
         raise ValueError(f"`target_acceptance` must lie between 0 and 1, got {target_acceptance!r}")

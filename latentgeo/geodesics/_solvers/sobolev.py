@@ -179,7 +179,7 @@ class _MatrixFree(Refinement):
     def _certify(self, index: Tensor, done: Tensor, descent: Descent) -> None:
         """Certificates of the curves that are done, as far as they are asked for."""
         d = descent.z.shape[-1]
-        if self.solver.certify is False or (self.solver.certify is None and d > _CHEAP):
+        if not (d <= _CHEAP if self.solver.certify is None else self.solver.certify):
             return
         if d <= _DENSEST:
             self.judge(index[done], descent.z[done])
