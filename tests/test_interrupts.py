@@ -57,7 +57,9 @@ Driver.training_step = struck
 
 def struck(moment, number, folder, *arguments):
     """A command that a signal meets; its one line on standard error."""
-    strike = f"import os, sys\ndef strike():\n    os.kill(os.getpid(), {int(number)})\n"
+    # a test run in the background hands on that Ctrl-C is ignored, which the program would respect
+    strike = f"import os, signal, sys\nsignal.signal({int(number)}, signal.SIG_DFL)\n"
+    strike += f"def strike():\n    os.kill(os.getpid(), {int(number)})\n"
     script = f"{strike}{moment}\nfrom latentgeo.cli import main\nmain()"
     command = [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
@@ -179,6 +181,29 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         broken()
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a.npy", b"second")]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """Of one process, too: the last to end is what stays, whole."""
+    path = tmp_path / ("long" * 60 + ".npy")
+    with whole(path) as first, whole(path) as second:
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+        assert first != second
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(path.name, b"first")]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_what_is_no_file_is_written_into(tmp_path):
+    """/dev/null is not replaced by a file."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with whole(pipe) as place:
+        place.write_bytes(b"1 2 3")
+    assert os.read(reader, 10) == b"1 2 3"
+    os.close(reader)
+    assert pipe.is_fifo()
 
 
 def test_a_link_stays_a_link(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,10 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     (False, '1 2 3', 1)
     """
     target = Path(os.path.realpath(path))  # where a link leads: the link itself stays
-    place = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
+    if target.exists() and not target.is_file():  # a pipe or /dev/null is written into, not replaced
+        yield target
+        return
+    place = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(6)}.partial{target.suffix}")
     try:
         yield place
         place.replace(target)
