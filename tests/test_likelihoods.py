@@ -20,6 +20,7 @@ from latentgeo.decoders.likelihoods import (
     Poisson,
     as_likelihood,
 )
+from latentgeo.decoders.wrap import wrap
 
 SATURATED = [-200.0, -30.0, -1.0, 0.0, 1.0, 30.0, 200.0]
 
@@ -228,3 +229,18 @@ def test_sigma_may_be_a_tensor():
     assert Gaussian(sigma=torch.tensor(0.5)).sigma == 0.5
     assert Gaussian(sigma=torch.tensor([0.5, 1.0])).sigma == (0.5, 1.0)
     assert "<784 values>" in repr(Gaussian(sigma=torch.ones(784)))
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [Poisson(), Poisson("log_rate"), Bernoulli("probs"), Bernoulli(), Exponential(), Gaussian(sigma=0.5)],
+    ids=repr,
+)
+def test_counts_and_bits_may_be_integers(likelihood):
+    decoder = wrap(lambda z: 0.25 + 0.5 * z.sigmoid(), latent_dim=2, likelihood=likelihood)
+    z, bits = torch.zeros(3, 2), torch.tensor([[0, 1], [1, 1], [0, 0]])
+    expected = decoder.log_prob(z, bits.float())
+    assert_close(decoder.log_prob(z, bits), expected)
+    assert_close(decoder.log_prob(z, bits.bool()), expected)
+    with pytest.raises(TypeError, match="`x` must be real and on cpu"):
+        decoder.log_prob(z, bits.to(torch.complex64))

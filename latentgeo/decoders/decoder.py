@@ -228,17 +228,20 @@ class Decoder(Frozen):
         return self.likelihood.std(self(z))
 
     def log_prob(self, z: Tensor, x: Tensor) -> Tensor:
-        """Log-likelihood log p(x | z) of data (*batch, D): (*batch,), in nats; batch shapes broadcast."""
+        """Log-likelihood log p(x | z) of data (*batch, D): (*batch,), in nats; batch shapes broadcast.
+
+        Counts and bits may be integers or bools.
+        """
         self._check_data(z, x)
-        return self.likelihood.log_prob(self(z), x)
+        return self.likelihood.log_prob(self(z), x if x.is_floating_point() else x.to(z.dtype))
 
     def _check_data(self, z: Tensor, x: Tensor) -> None:
         """Raise unless `x` holds data of this decoder, one for each code or broadcast with them."""
         check_latent(z, self.latent_dim, self.dtype, self.device)
         if not isinstance(x, Tensor):
             raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}; convert it with torch.as_tensor")
-        if not x.is_floating_point() or x.device != z.device:
-            raise TypeError(f"`x` must be floating point on {z.device}, as `z` is, got {x.dtype} on {x.device}")
+        if x.is_complex() or x.device != z.device:
+            raise TypeError(f"`x` must be real and on {z.device}, as `z` is, got {x.dtype} on {x.device}")
         if x.ndim == 0 or x.shape[-1] != self.data_dim:
             raise ValueError(f"`x` must have shape (*batch, {self.data_dim}), flattened data, got {tuple(x.shape)}")
         try:
