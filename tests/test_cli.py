@@ -432,6 +432,23 @@ def test_picture_without_browser(checkpoint, tmp_path, monkeypatch):
     assert "--png needs" in refused("heatmap", checkpoint, "--out", tmp_path / "o.html", "--png")
 
 
+def test_heatmap_of_own_codes_and_labels(checkpoint, tmp_path):
+    np.save(tmp_path / "z.npy", np.linspace(-1, 1, 12).reshape(6, 2))
+    np.save(tmp_path / "y.npy", np.array([3, 3, 5, 5, 5, 3]))
+    own = ("heatmap", checkpoint, "--out", tmp_path / "m.html", "--pairs", "0", "--resolution", "8")
+    run(*own, "--codes", tmp_path / "z.npy", "--labels", tmp_path / "y.npy")
+    page = (tmp_path / "m.html").read_text(encoding="utf-8")
+    assert "label 3" in page
+    assert "label 5" in page
+    assert "must go with --codes" in refused(*own, "--labels", tmp_path / "y.npy")
+    np.save(tmp_path / "y.npy", np.arange(5))
+    assert "one class for each of the 6 codes" in refused(
+        *own, "--codes", tmp_path / "z.npy", "--labels", tmp_path / "y.npy"
+    )
+    (tmp_path / "empty.npy").touch()
+    assert "it is empty" in refused(*own, "--codes", tmp_path / "empty.npy")
+
+
 def test_heatmap_bad_options(checkpoint, tmp_path):
     assert ".html" in refused("heatmap", checkpoint, "--out", tmp_path / "o.png")
     decoder = lg.wrap(MLP([3, 4]).eval(), 3, lg.Deterministic())

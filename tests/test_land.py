@@ -528,7 +528,7 @@ def test_picture_refuses(on_the_ball):
         plot.land(GaussianMixture().fit(X))
     with pytest.raises(ValueError, match="2 latent dimensions"):
         plot.land(LAND(None).fit(clusters(d=3)))
-    with pytest.raises(ValueError, match="`contour_resolution` must be at least 2"):
+    with pytest.raises(ValueError, match="`contour_resolution` must be an integer of at least 2"):
         plot.land(land, contour_resolution=1)
 
 

@@ -62,6 +62,8 @@ def read_array(path: Path, key: str | None = None, *, what: str = "codes") -> ND
     parquet = _pyarrow(path) if kind == ".parquet" else None
     try:
         if kind == ".npy":
+            if path.stat().st_size == 0:
+                raise ValueError("it is empty")
             with path.open("rb") as file:
                 array = np.lib.format.read_array(file, allow_pickle=False)
         elif kind == ".npz":

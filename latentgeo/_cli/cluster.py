@@ -9,14 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentgeo._cli import arrays, options, solving, tables
-from latentgeo._cli.options import Codes, CodesKey, Device, ImageShape, Jobs, Json, Png, Precision, Resolution, Seed
+from latentgeo._cli import options, solving, tables
+from latentgeo._cli.options import (
+    Codes,
+    CodesKey,
+    Device,
+    ImageShape,
+    Jobs,
+    Json,
+    Labels,
+    Png,
+    Precision,
+    Resolution,
+    Seed,
+)
 from latentgeo._cli.source import Source, place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from latentgeo.io import LatentModel
 
 
 class Method(StrEnum):
@@ -45,10 +55,7 @@ def cluster(
     ] = Method.k_means,
     codes: Codes = None,
     codes_key: CodesKey = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(help="True classes of --codes, one whole number per row, to score the clusters against."),
-    ] = None,
+    labels: Labels = None,
     distances: Annotated[
         Distances, typer.Option(help="Shortest paths in a graph, or refined geodesics (a few hundred codes).")
     ] = Distances.graph,
@@ -83,12 +90,11 @@ def cluster(
     tables.suffix(json, "--json", ".json")
     tables.page_suffix(html, png)
     options.check_jobs(n_jobs)
-    if labels is not None and codes is None:
-        raise ValueError("--labels must go with --codes, whose classes they are; a checkpoint's own codes bring theirs")
+    options.check_labels(labels, codes)
     model = source.load()
     decoder = place(model.decoder, device, dtype)
     points = solving.codes_of(model, decoder, codes, codes_key)
-    truth = _classes(model, labels, len(points)) if codes is None or labels is not None else None
+    truth = solving.labels_of(model, codes, labels, len(points))
     if html is not None and decoder.latent_dim != 2:
         raise ValueError(f"--html needs a 2-D latent space; {source.path} has {decoder.latent_dim} dimensions")
     if len(points) < clusters:
@@ -138,20 +144,6 @@ def cluster(
         for text in troubles:
             typer.echo(f"latentgeo: {text}", err=True)
         raise typer.Exit(1)
-
-
-def _classes(model: LatentModel, path: Path | None, count: int) -> NDArray[Any] | None:
-    """The true classes of the codes, from a file or from the checkpoint."""
-    import numpy as np
-
-    if path is None:
-        return None if model.labels is None else np.asarray(model.labels)
-    read = arrays.read_array(path, what="classes")
-    if read.size != count or max(read.shape) != count:
-        raise ValueError(f"{path} must hold one class for each of the {count} codes; got {read.shape}")
-    if not np.array_equal(read, np.round(read)):
-        raise ValueError(f"{path} must hold whole numbers, one class for each code")
-    return read.ravel().astype(np.int64)
 
 
 def _fit(model: Any, X: NDArray[Any]) -> tuple[Any, list[str]]:

@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from latentgeo._cli import planes, solving, tables
-from latentgeo._cli.options import Codes, CodesKey, Device, ImageShape, Png, Precision, Resolution, Rtol, Seed
+from latentgeo._cli.options import (
+    Codes,
+    CodesKey,
+    Device,
+    ImageShape,
+    Labels,
+    Png,
+    Precision,
+    Resolution,
+    Rtol,
+    Seed,
+    check_labels,
+)
 from latentgeo._cli.source import Source, place
 
 
@@ -29,6 +41,7 @@ def heatmap(
     png: Png = False,
     codes: Codes = None,
     codes_key: CodesKey = None,
+    labels: Labels = None,
     pairs: Annotated[
         int | None, typer.Option(help="Draw geodesics between this many random pairs of codes (4).", min=0)
     ] = None,
@@ -60,6 +73,7 @@ def heatmap(
     from latentgeo import plot
 
     tables.suffix(out, "--out", *tables.PAGES)
+    check_labels(labels, codes)
     if png:
         tables.need_browser()
     model = source.load()
@@ -74,6 +88,7 @@ def heatmap(
         points = solving.codes_of(model, decoder, codes, codes_key)
     elif pairs is None:
         typer.echo("latentgeo: without codes the map shows −3 to 3; give yours with --codes FILE", err=True)
+    classes = None if points is None else solving.labels_of(model, codes, labels, len(points))
     shape = tables.image_shape(model, image_shape)
     piece = planes.read_plane(plane, metric, points, decoder.latent_dim)
     tables.ready(out)
@@ -84,7 +99,7 @@ def heatmap(
     figure = plot.measure(
         metric,
         codes=points,
-        labels=model.labels if codes is None else None,
+        labels=classes,
         paths=None if solved is None else solved.paths,
         resolution=resolution,
         term=term.value,

@@ -23,6 +23,10 @@ Codes = Annotated[
 CodesKey = Annotated[
     str | None, typer.Option(help="Which array of a .npz file holds the codes, if there are several.", metavar="NAME")
 ]
+Labels = Annotated[
+    Path | None,
+    typer.Option(help="True classes of --codes, one whole number per row; the checkpoint's own codes bring theirs."),
+]
 Arrays = Annotated[Path, typer.Option(help="File of arrays to write (.npz).")]
 Png = Annotated[
     bool, typer.Option("--png", help="Write a .png beside the page, of the same name (needs Chromium or Chrome).")
@@ -46,3 +50,9 @@ def check_jobs(n_jobs: int) -> None:
     """Raise where `Jobs` is no number of processes."""
     if n_jobs == 0:
         raise ValueError("--n-jobs must be a number of processes, or -1; got 0")
+
+
+def check_labels(labels: Path | None, codes: Path | None) -> None:
+    """Raise where `Labels` come without the codes whose they are."""
+    if labels is not None and codes is None:
+        raise ValueError("--labels must go with --codes, whose classes they are; a checkpoint's own codes bring theirs")

@@ -52,6 +52,20 @@ def codes_of(model: LatentModel, decoder: Decoder, path: Path | None, key: str |
     return own_codes(model, decoder) if path is None else arrays.read_codes(path, decoder, key)
 
 
+def labels_of(model: LatentModel, codes: Path | None, labels: Path | None, count: int) -> NDArray[Any] | None:
+    """The classes of --labels for the codes of --codes, or the checkpoint's own for its own."""
+    import numpy as np
+
+    if labels is None:
+        return None if model.labels is None or codes is not None else np.asarray(model.labels)
+    read = arrays.read_array(labels, what="classes")
+    if read.size != count or max(read.shape) != count:
+        raise ValueError(f"{labels} must hold one class for each of the {count} codes; got {read.shape}")
+    if not np.array_equal(read, np.round(read)):
+        raise ValueError(f"{labels} must hold whole numbers, one class for each code")
+    return read.ravel().astype(np.int64)
+
+
 def choose(count: int, pairs: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Random pairs of different codes."""
     import numpy as np
@@ -112,7 +126,7 @@ def summary(solved: Solved, out: Path | None) -> None:
     import numpy as np
 
     total, good = len(solved.length), int(solved.converged.sum())
-    text = f"{total} curves, {good} converged, {solved.seconds:.1f} s"
+    text = f"{total} {'curve' if total == 1 else 'curves'}, {good} converged, {solved.seconds:.1f} s"
     gain = shorter(solved)[solved.converged]
     if np.isfinite(gain).any():
         text += f"; geodesics are {np.nanmedian(gain):.1f} % shorter than straight lines (median)"

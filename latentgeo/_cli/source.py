@@ -139,7 +139,9 @@ class Source:
         if self.builder_arg and self.builder is None:
             raise ValueError("--builder-arg must go with --builder, which is not given")
         if not path.is_file():
-            raise FileNotFoundError(f"there is no checkpoint at {path}")
+            raise FileNotFoundError(
+                f"{path} is a folder, not a checkpoint" if path.is_dir() else f"there is no checkpoint at {path}"
+            )
         if path.suffix != ".safetensors" or open_safetensors(path).header is None:
             raise ValueError(
                 f"CHECKPOINT must be a .safetensors file written by latentgeo.save; {path} is none; for the weights of "
