@@ -21,7 +21,6 @@ __all__ = [
     "as_numpy",
     "as_tensor",
     "check_metric",
-    "check_positive",
     "check_weights",
     "merge",
 ]
@@ -56,13 +55,6 @@ def as_tensor(metric: Metric, X: NDArray[Any], name: str = "X") -> Tensor:
     if not bool(Z.isfinite().all()):
         raise ValueError(f"`{name}` must hold numbers that fit the metric's {Z.dtype}; some are too large for it")
     return Z
-
-
-def check_positive(value: Any, name: str, least: int = 1) -> int:
-    """An integer parameter of at least `least`, or raise ValueError."""
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-        raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}")
-    return int(value)
 
 
 def check_weights(weights: Any, X: NDArray[Any]) -> NDArray[np.float64]:

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 
-from ._base import Geometric, check_positive
+from .._calculus import check_integer
+from ._base import Geometric
 from ._lloyd import nearest
 from ._spaces import Array, Space
 
@@ -27,7 +28,7 @@ class Centred(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Clus
     def _check(self, X: NDArray[Any]) -> None:
         """Raise ValueError if a parameter that all have is out of range."""
         for name in ("n_clusters", "n_init", "max_iter", "n_candidates"):
-            check_positive(getattr(self, name), name)
+            check_integer(getattr(self, name), name)
         if len(X) < self.n_clusters:
             raise ValueError(f"n_samples={len(X)} should be >= n_clusters={self.n_clusters}.")
 

@@ -12,9 +12,10 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from .._calculus import check_integer
 from ..geodesics import LatentGraph
 from ..metrics import Euclidean
-from ._base import as_numpy, check_positive
+from ._base import as_numpy
 from ._land_em import State, initial
 from ._land_rays import Design
 from ._land_space import Curved, Flat, Space
@@ -33,8 +34,8 @@ _CHOICES = {
 def checked(land: Any, X: NDArray[Any]) -> dict[str, Tensor]:
     """The starting weights, means and precisions that are given; ValueError if a parameter is out of range."""
     for name in ("n_components", "max_iter", "n_init", "n_directions"):
-        check_positive(getattr(land, name), name)
-    check_positive(land.n_radii, "n_radii", 4)
+        check_integer(getattr(land, name), name)
+    check_integer(land.n_radii, "n_radii", 4)
     for name in ("tol", "reg_covar"):
         value = getattr(land, name)
         if not (isinstance(value, (int, float)) and 0 <= value < np.inf):

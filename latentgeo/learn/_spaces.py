@@ -294,7 +294,7 @@ def fitted_graph(metric: Metric, codes: Array, graph: LatentGraph | None) -> Lat
             f"`graph` must be of the same metric as the estimator; got {graph.metric!r} and {metric!r}: pass the "
             "graph's own `metric`"
         )
-    if not hasattr(graph, "weights_"):
+    if not graph.fitted:
         options = ("n_neighbors", "grid", "max_codes", "substeps", "random_state", "progress")
         return LatentGraph(metric, **{name: getattr(graph, name) for name in options}).fit(Z)
     if graph.codes_.shape[1] != codes.shape[1]:

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._calculus import as_numbers
+from .._calculus import as_numbers, check_integer
 from ..geodesics import LatentGraph, connect
 from ..metrics import Euclidean, HalfPlane, Metric, PoincareBall, Sphere
-from ._base import as_tensor, check_metric, check_positive
+from ._base import as_tensor, check_metric
 from ._descent import Descent, MeanStatus, descend
 
 __all__ = ["FrechetMean", "FrechetWarning", "frechet_mean", "starting_point"]
@@ -153,8 +153,8 @@ def frechet_mean(
     """
     given = isinstance(Z, Tensor)
     metric, codes = _checked_codes(metric, Z)
-    check_positive(starts, "starts")
-    check_positive(max_iter, "max_iter", 0)
+    check_integer(starts, "starts")
+    check_integer(max_iter, "max_iter", 0)
     tol = 1e-3 if tol is None else tol
     if not (isinstance(tol, (int, float)) and math.isfinite(tol) and tol > 0):
         raise ValueError(f"`tol` must be a positive number or None, got {tol!r}")

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 
+from .._calculus import check_integer
 from .._calculus.seeds import numpy_random
 from ..geodesics import LatentGraph
 from ..metrics import Metric
-from ._base import as_numpy, check_positive, check_weights, merge
+from ._base import as_numpy, check_weights, merge
 from ._clusters import Centred
 from ._lloyd import Clustering, inertia, lloyd, masses, medoid_lloyd, nearest, seeds
 from ._refine import SMOOTH_DIM, polished, smoothed
@@ -192,9 +193,9 @@ class GeodesicKMeans(Centred):
 
     def _check(self, X: NDArray[Any]) -> None:
         super()._check(X)
-        check_positive(self.n_refine, "n_refine", 0)
+        check_integer(self.n_refine, "n_refine", 0)
         if self.batch_size not in (None, "auto"):
-            check_positive(self.batch_size, "batch_size", self.n_clusters)
+            check_integer(self.batch_size, "batch_size", self.n_clusters)
         if not (isinstance(self.tol, (int, float)) and 0 <= self.tol < np.inf):
             raise ValueError(f"`tol` must be a number of at least 0, got {self.tol!r}")
         if isinstance(self.init, str) and self.init not in ("k-means++", "random"):

@@ -15,10 +15,11 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from tqdm import tqdm
 
+from .._calculus import check_integer
 from .._calculus.seeds import numpy_random
 from ..geodesics import LatentGraph
 from ..metrics import Metric
-from ._base import Geometric, as_numpy, as_tensor, check_positive
+from ._base import Geometric, as_numpy, as_tensor
 from ._land_em import Fit, State, expect, fit, settled
 from ._land_sample import draw
 from ._land_space import Curved
@@ -368,7 +369,7 @@ class LAND(Geometric, DensityMixin, BaseEstimator):
             If almost everything is refused.
         """
         self._codes(self.means_, reset=False)
-        check_positive(n_samples, "n_samples")
+        check_integer(n_samples, "n_samples")
         rng = numpy_random(self.random_state)
         counts = rng.multinomial(n_samples, self.weights_ / self.weights_.sum())
         with torch.no_grad():

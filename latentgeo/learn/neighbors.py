@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from .._calculus import check_integer
 from ..geodesics import LatentGraph
 from ..metrics import Metric
-from ._base import Geometric, check_positive
+from ._base import Geometric
 from ._spaces import Array, space
 
 __all__ = ["GeodesicNeighbors"]
@@ -104,7 +105,7 @@ class GeodesicNeighbors(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerM
             If a parameter is out of range, or X holds NaN or has another dimension than the metric.
         """
         X = self._codes(X, reset=True)
-        check_positive(self.n_neighbors, "n_neighbors")
+        check_integer(self.n_neighbors, "n_neighbors")
         if not isinstance(self.mode, str) or self.mode not in ("distance", "connectivity"):
             raise ValueError(f"`mode` must be 'distance' or 'connectivity', got {self.mode!r}")
         codes = X if len(X) > 1 else np.repeat(X, 2, axis=0)  # a graph needs two
@@ -144,7 +145,8 @@ class GeodesicNeighbors(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerM
             If there are fewer codes than neighbours.
         """
         check_is_fitted(self)
-        k = self.n_neighbors if n_neighbors is None else check_positive(n_neighbors, "n_neighbors")
+        check_integer(n_neighbors, "n_neighbors", optional=True)
+        k = self.n_neighbors if n_neighbors is None else int(n_neighbors)
         queries = None if X is None else self._codes(X, reset=False)
         most = self.n_samples_fit_ - (X is None)
         if k > most:

@@ -15,10 +15,11 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor
 
+from .._calculus import check_integer
 from .._calculus.linalg import cholesky
 from ..geodesics import LatentGraph, exp
 from ..metrics import Euclidean, Metric
-from ._base import Geometric, as_numpy, as_tensor, check_positive, check_weights, merge
+from ._base import Geometric, as_numpy, as_tensor, check_weights, merge
 from ._descent import rays
 from .frechet import frechet_mean
 
@@ -124,7 +125,8 @@ class GeodesicPCA(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         X = self._codes(X, reset=True)
         d = X.shape[1]
         weights = check_weights(sample_weight, X)
-        count = d if self.n_components is None else check_positive(self.n_components, "n_components")
+        check_integer(self.n_components, "n_components", optional=True)
+        count = d if self.n_components is None else int(self.n_components)
         if count > d:
             raise ValueError(f"`n_components` must be at most the {d} features of X, got {count}")
         data = merge(X, weights)
