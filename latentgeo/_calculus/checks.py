@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ __all__ = [
     "check_like",
     "check_positive",
     "check_vectors",
+    "is_number",
 ]
 
 
@@ -41,12 +42,16 @@ def check_integer(value: object, name: str, least: int = 1, *, optional: bool = 
         raise ValueError(f"`{name}` must be {_or_none(f'an integer of at least {least}', optional)}, got {value!r}")
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is one real number, Python's or NumPy's; flags are none."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
 def check_positive(value: object, name: str, *, optional: bool = False) -> None:
     """Raise ValueError unless `value` is a positive finite number, or None where it is `optional`."""
     if optional and value is None:
         return
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:  # type: ignore[operator]  # a number, by the line above
+    if not is_number(value) or not 0 < value < math.inf:
         raise ValueError(f"`{name}` must be {_or_none('a positive finite number', optional)}, got {value!r}")
 
 
@@ -170,6 +175,8 @@ def broadcast_pair(z: Tensor, v: Tensor, name: str, like: str = "z") -> tuple[Te
 
 
 def _check_shapes(named: dict[str, Tensor]) -> None:
+    if len({t.shape for t in named.values()}) == 1:  # most often; torch takes its time over it
+        return
     try:
         torch.broadcast_shapes(*(t.shape for t in named.values()))
     except RuntimeError:

@@ -215,7 +215,7 @@ def check_arguments(
 ) -> None:
     """Raise a ValueError unless these are arguments of a `FlowNetwork`."""
     numbers = {"dim": dim, "transforms": transforms, "bins": bins, "steps": steps}
-    if kind not in FLOW_KINDS:
+    if not isinstance(kind, str) or kind not in FLOW_KINDS:
         raise ValueError(f"kind must be one of {', '.join(map(repr, FLOW_KINDS))}; got {str(kind)[:100]!r}")
     for name, value in numbers.items():
         low, high = _LIMITS[name]

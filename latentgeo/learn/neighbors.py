@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from .._calculus import check_integer
+from .._calculus import check_flag, check_integer
 from ..geodesics import LatentGraph
 from ..metrics import Metric
 from ._base import Geometric
@@ -146,6 +146,7 @@ class GeodesicNeighbors(Geometric, ClassNamePrefixFeaturesOutMixin, TransformerM
         """
         check_is_fitted(self)
         check_integer(n_neighbors, "n_neighbors", optional=True)
+        check_flag(return_distance, "return_distance")
         k = self.n_neighbors if n_neighbors is None else int(n_neighbors)
         queries = None if X is None else self._codes(X, reset=False)
         most = self.n_samples_fit_ - (X is None)

@@ -75,7 +75,7 @@ def like(metric: Metric, results: list[Geodesic], codes: Any) -> Tensor:
         return torch.empty(0, dtype=embedding.dtype, device=embedding.device)
     if results:
         return results[0].z.new_empty(0)
-    if isinstance(codes, Tensor) and codes.is_floating_point():
+    if isinstance(codes, Tensor) and codes.dtype in (torch.float32, torch.float64):
         return codes.new_empty(0)
     return torch.empty(0, dtype=torch.float64)
 

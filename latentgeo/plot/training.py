@@ -46,6 +46,8 @@ def training(history: Sequence[Mapping[str, float]], title: str = "Training") ->
     >>> [(trace.name, list(trace.y)) for trace in figure.data]
     [('training data', [3.0, 2.0]), ('data held out', [3.5])]
     """
+    if not isinstance(history, Sequence) or not all(isinstance(figures, Mapping) for figures in history):
+        raise TypeError(f"`history` must be a sequence of mappings, one for each epoch, got {type(history).__name__}")
     if not history:
         raise ValueError("history must hold at least one epoch; got none")
     names = list(dict.fromkeys(k.removeprefix(_HELD) for figures in history for k in figures if k != "epoch"))

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latentgeo._calculus.checks import as_integers, check_integer, is_number
+
 NAMES = ("digits", "mnist")
 STORED = 2000  # codes of so many data are kept with a model
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -151,8 +153,13 @@ def as_data(
         if labels is not None or held_out is not None or shape is not None:
             raise TypeError("labels, held_out and shape are part of a TrainData already; give them to `as_data` first")
         return data
-    if held_out is not None and not 0 <= held_out < 1:
+    if held_out is not None and not (is_number(held_out) and 0 <= held_out < 1):
         raise ValueError(f"held_out must be a fraction in [0, 1); got {held_out!r}")
+    check_integer(seed, "seed", 0)
+    sizes = None if shape is None else as_integers(shape)
+    if shape is not None and (not sizes or min(sizes) < 1):
+        raise ValueError(f"`shape` must be a tuple of positive integers, got {shape!r}")
+    shape = None if sizes is None else tuple(sizes)
     if isinstance(data, str) and data == "mnist" and not Path(data).exists():
         if labels is not None or shape is not None or name is not None:
             raise TypeError("labels, shape and name are part of 'mnist' already; got others")
@@ -221,9 +228,13 @@ def _read(data: Any, shape: tuple[int, ...] | None) -> tuple[Any, Any, str, tupl
         path = Path(data)
         name = path.name
         data, labels, classes = read_path(path)
+    elif not isinstance(data, Tensor) and np.asarray(data).dtype.kind not in "biuf":
+        raise TypeError(f"`data` must be an array of numbers, a path or a name, got {type(data).__name__}")
     if shape is not None:
         value = data if isinstance(data, Tensor) else torch.as_tensor(np.asarray(data))
-        if value.ndim < 1 or TrainData.shape_numel(tuple(shape)) != value[0].numel():
+        if value.ndim < 1 or not len(value):
+            raise ValueError(f"`data` must hold at least two data, got shape {tuple(value.shape)}")
+        if TrainData.shape_numel(tuple(shape)) != value[0].numel():
             raise ValueError(
                 f"shape must have as many entries as a datum; got {tuple(shape)} for data of shape {tuple(value.shape)}"
             )
@@ -374,7 +385,11 @@ def check(values: Any, name: str = "data") -> Tensor:
 
 
 def _labels(labels: Any, n: int, name: str) -> Tensor:
-    y = labels if isinstance(labels, Tensor) else torch.as_tensor(np.asarray(labels))
+    if not isinstance(labels, Tensor):
+        labels = np.asarray(labels)
+        if labels.dtype.kind not in "biuf":
+            raise TypeError(f"labels must be integers, one for each datum of {name}; got {labels.dtype}")
+    y = torch.as_tensor(labels)
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool or tuple(y.shape) != (n,):
         raise ValueError(
             f"labels must be integers of shape ({n},), one for each datum of {name}; got {y.dtype} of shape "

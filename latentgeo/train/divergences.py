@@ -189,7 +189,7 @@ def as_divergence(value: Divergence | str) -> Divergence:
     if isinstance(value, Divergence):
         return value
     for kind in _ALL:
-        if value == kind.name:
+        if isinstance(value, str) and value == kind.name:
             return kind()
     raise ValueError(
         f"divergence must be one of {', '.join(repr(kind.name) for kind in _ALL)} or a Divergence; got {value!r}"

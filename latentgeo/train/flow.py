@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from latentgeo._calculus.checks import is_number
 from latentgeo._calculus.seeds import torch_random
 from latentgeo.decoders import Deterministic, wrap
 from latentgeo.decoders.flows import FLOW_KINDS, FlowEncoder, FlowNetwork, check_arguments, wrap_angle
@@ -75,11 +76,12 @@ class Flow:
     kind: ClassVar[str] = "flow"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        if self.transform not in FLOW_KINDS:
+        given: Any = self.hidden
+        object.__setattr__(self, "hidden", tuple(given) if isinstance(given, list) else given)
+        if not isinstance(self.transform, str) or self.transform not in FLOW_KINDS:
             raise ValueError(f"transform must be one of {', '.join(map(repr, FLOW_KINDS))}; got {self.transform!r}")
         check_arguments(self.transform, 2, self.transforms, self.hidden, self.bins, self.steps)
-        if not 0 <= self.weight_decay < math.inf:
+        if not is_number(self.weight_decay) or not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be finite and not negative; got {self.weight_decay!r}")
 
     def network(self, dim: int) -> FlowNetwork:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from latentgeo._calculus.checks import is_number
 from latentgeo.decoders import Deterministic, fit_precision, wrap
 from latentgeo.io import LatentModel
 from latentgeo.train.adversarial import AdversarialLoss, NonSaturating, WassersteinGP
@@ -119,11 +120,11 @@ class GAN:
                     f"others; pass norm='group'; got {critic!r}"
                 )
             object.__setattr__(self, "critic", replace(critic, norm="group"))
-        if not 0 <= self.average < 1:
+        if not is_number(self.average) or not 0 <= self.average < 1:
             raise ValueError(f"average must be in [0, 1); got {self.average!r}")
         for name in ("spectral_norm", "critic_rate", "bandwidth"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            if value is not None and not (is_number(value) and 0 < value < math.inf):
                 raise ValueError(f"{name} must be positive and finite; got {value!r}")
 
     def learner(self, data: TrainData, generator: torch.Generator) -> GANLearner:

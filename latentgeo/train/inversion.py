@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentgeo._calculus.checks import is_number
 from latentgeo._calculus.seeds import torch_random
 from latentgeo.decoders import Decoder
 from latentgeo.io import LatentModel
@@ -113,11 +114,13 @@ def invert(
     for name, value in (("n_starts", n_starts), ("n_steps", n_steps)):
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} must be a positive integer; got {value!r}")
-    if not 0 <= prior_weight < math.inf:
+    if not is_number(prior_weight) or not 0 <= prior_weight < math.inf:
         raise ValueError(f"prior_weight must be finite and not negative; got {prior_weight!r}")
     if not isinstance(x, Tensor) or x.ndim < 2 or x[:1].numel() != decoder.data_dim * len(x[:1]):
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x must be a tensor of shape (N, {decoder.data_dim}) or (N, *data_shape); got {got}")
+    if len(x) == 0:
+        raise ValueError("x must hold at least one datum")
     if not bool(torch.isfinite(x).all()):
         raise ValueError(f"x must be finite; {int((~torch.isfinite(x)).sum())} of its entries are not")
     flat = x.flatten(1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from latentgeo._calculus.checks import is_number
 from latentgeo.decoders.quantised import nearest
 
 
@@ -40,9 +41,9 @@ class MovingAverage:
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        if not 0 < self.decay < 1:
+        if not is_number(self.decay) or not 0 < self.decay < 1:
             raise ValueError(f"decay must be between 0 and 1; got {self.decay!r}")
-        if not 0 <= self.epsilon < 1:
+        if not is_number(self.epsilon) or not 0 <= self.epsilon < 1:
             raise ValueError(f"epsilon must be at least 0 and below 1; got {self.epsilon!r}")
 
 
@@ -69,7 +70,7 @@ class CodebookLoss:
     decay: float = 0.99
 
     def __post_init__(self) -> None:
-        if not 0 < self.decay < 1:
+        if not is_number(self.decay) or not 0 < self.decay < 1:
             raise ValueError(f"decay must be between 0 and 1; got {self.decay!r}")
 
 

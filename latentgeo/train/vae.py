@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from latentgeo._calculus.checks import is_number
 from latentgeo.decoders import Gaussian, NegativeBinomial, fit_precision, wrap
 from latentgeo.decoders._likelihood import Likelihood
 from latentgeo.decoders.heads import MeanAndStd
@@ -68,7 +69,7 @@ class RBF:
     def __post_init__(self) -> None:
         _whole(self, "n_centers", "posterior_samples")
         for name in ("bandwidth", "floor") if self.sigma is None else ("sigma", "bandwidth", "floor"):
-            if not 0 < (value := getattr(self, name)) < math.inf:
+            if not is_number(value := getattr(self, name)) or not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite; got {value!r}")
 
 
@@ -95,7 +96,7 @@ class ScaleNetwork:
     floor: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 <= self.floor < math.inf:
+        if not is_number(self.floor) or not 0 <= self.floor < math.inf:
             raise ValueError(f"floor must be finite and not negative; got {self.floor!r}")
 
 
@@ -172,7 +173,7 @@ class VAE:
             raise TypeError(f"scale must be RBF(...) or ScaleNetwork(...); got {self.scale!r}")
         for name in ("beta", "warmup", "free_bits", "weight_decay"):
             value = getattr(self, name)
-            if not 0 <= value < math.inf:
+            if not is_number(value) or not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be finite and not negative; got {value!r}")
         if self.warmup > 1:
             raise ValueError(f"warmup must be a fraction of the training, at most 1; got {self.warmup!r}")

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from latentgeo._calculus.checks import is_number
 from latentgeo.decoders import Bernoulli, Gaussian, wrap
 from latentgeo.decoders._likelihood import Likelihood
 from latentgeo.decoders.code_prior import CodePrior
@@ -65,9 +66,9 @@ class Transformer:
     weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
+        if not is_number(self.share) or not 0 < self.share < 1:
             raise ValueError(f"share must be between 0 and 1; got {self.share!r}")
-        if not 0 <= self.weight_decay < math.inf:
+        if not is_number(self.weight_decay) or not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be finite and not negative; got {self.weight_decay!r}")
         CodePrior([1], 2, self.width, self.layers, self.heads)  # which checks them
 
@@ -143,7 +144,7 @@ class VQVAE:
             )
         for name in ("commitment", "revive"):
             value = getattr(self, name)
-            if not 0 <= value < (1 if name == "revive" else math.inf):
+            if not is_number(value) or not 0 <= value < (1 if name == "revive" else math.inf):
                 raise ValueError(f"{name} must not be negative, finite, and below 1 for revive; got {value!r}")
         if not isinstance(self.codebook, (MovingAverage, CodebookLoss)):
             raise TypeError(f"codebook must be MovingAverage(...) or CodebookLoss(...); got {self.codebook!r}")

@@ -66,6 +66,8 @@ class Score:
 def feature_rows(name: str, x: Any, features: FeatureMap) -> Tensor:
     """Features (N, F) of samples, float64; the samples themselves, flattened, where `features` is None."""
     rows = as_tensor(name, x)
+    if features is not None and not callable(features):
+        raise TypeError(f"features must be Features, a module or a function of samples; got {type(features).__name__}")
     if features is not None:
         rows = _apply(features, rows)
         if not bool(torch.isfinite(rows).all()):

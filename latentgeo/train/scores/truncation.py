@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentgeo._calculus.checks import as_numbers, is_number
 from latentgeo._calculus.seeds import torch_random
 from latentgeo.decoders import Decoder
 from latentgeo.train.scores._inputs import FeatureMap, feature_name, feature_rows, whole
@@ -53,7 +54,7 @@ def truncated_normal(
     (torch.Size([1000, 2]), True)
     """
     n, dim = whole("n", n, 1), whole("dim", dim, 1)
-    if not threshold > 0:
+    if not is_number(threshold) or not threshold > 0:
         raise ValueError(f"threshold must be positive; got {threshold!r}")
     generator = torch_random(random_state)
     uniform = torch.rand(n, dim, generator=generator, dtype=torch.float64)
@@ -196,14 +197,15 @@ def truncation_curve(
     >>> curve.recall[0] < 0.2 < 0.8 < curve.recall[1]
     True
     """
-    if len(levels) == 0 or not all(0 < float(level) < math.inf for level in levels):
+    levels = as_numbers(levels, "levels").reshape(-1).tolist()
+    if not levels or not all(0 < level < math.inf for level in levels):
         raise ValueError(f"levels must be positive numbers, at least one; got {str(levels)[:100]}")
     if dim is None:
         if not isinstance(generate, Decoder):
             raise ValueError("dim must be given, since generate is not a Decoder")
         dim = generate.latent_dim
     truncation = Resample() if truncation is None else truncation
-    known = feature_rows("real", real, features)
+    k, known = whole("k", k, 1), feature_rows("real", real, features)
     n = whole("n", len(known) if n is None else n, k + 1)
     columns: dict[str, list[float]] = {name: [] for name in ("levels", "precision", "recall", "density", "coverage")}
     for level in levels:
