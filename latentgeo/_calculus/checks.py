@@ -175,7 +175,8 @@ def broadcast_pair(z: Tensor, v: Tensor, name: str, like: str = "z") -> tuple[Te
 
 
 def _check_shapes(named: dict[str, Tensor]) -> None:
-    if len({t.shape for t in named.values()}) == 1:  # most often; torch takes its time over it
+    one, *others = named.values()
+    if all(t.shape == one.shape for t in others):  # most often, and torch takes its time over the rest
         return
     try:
         torch.broadcast_shapes(*(t.shape for t in named.values()))
