@@ -15,6 +15,7 @@ from latentgeo._calculus import (
     check_like,
     check_positive,
 )
+from latentgeo.decoders import fit_precision, wrap
 from latentgeo.geodesics import (
     LatentGraph,
     RungeKutta,
@@ -26,7 +27,11 @@ from latentgeo.geodesics import (
     pairwise_distances,
     shoot,
 )
+from latentgeo.io import LatentModel
+from latentgeo.learn import LAND
 from latentgeo.metrics import LocalDiagonalMetric, PullbackMetric, Sphere, TensorMetric
+from latentgeo.train import as_data
+from latentgeo.train.scores import frechet_distance
 
 JUNK = [0, 1, None, "no", 1.0, np.array([True])]
 ZERO = torch.zeros(2, dtype=torch.float64)
@@ -182,3 +187,23 @@ def test_a_graph_that_is_not_fitted_says_so():
     for call in (graph.attach, graph.distances, graph.nearest):
         with pytest.raises(RuntimeError, match="not fitted"):
             call(ZERO[None])
+
+
+def test_reversed_arrays_are_arrays():
+    """Torch takes none with negative strides; whoever takes arrays does."""
+    generator = np.random.default_rng(0)
+    z, x, y = generator.normal(size=(12, 2))[::-1], generator.normal(size=(12, 3))[::-1], np.arange(12)[::-1]
+    decoder = wrap(torch.nn.Linear(2, 3).double().eval(), 2, "deterministic")
+    model = LatentModel(decoder, codes=z, labels=y)
+    assert torch.equal(model.codes, torch.tensor(z.copy()))
+    assert model.labels.tolist() == y.tolist()
+    fitted, copied = (
+        fit_precision(decoder, a, b, n_centers=2, n_iter=2, random_state=0, progress=False)
+        for a, b in ((z, x), (z.copy(), x.copy()))
+    )
+    assert torch.equal(fitted.std(model.codes), copied.std(model.codes))
+    data = as_data(x, labels=y, shape=(3, 1), held_out=0)
+    assert sorted(data.labels.tolist()) == sorted(y.tolist())
+    land = LAND(None, 2, weights_init=np.array([0.25, 0.75])[::-1], tol=0.1, random_state=0).fit(z)
+    assert land.weights_.sum() == pytest.approx(1)
+    assert frechet_distance(x, x) == pytest.approx(frechet_distance(x.copy(), x.copy()))

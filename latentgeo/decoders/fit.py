@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from latentgeo._calculus.checks import check_integer, check_positive
+from latentgeo._calculus.checks import check_integer, check_positive, is_number
 from latentgeo._calculus.seeds import numpy_random
 from latentgeo.decoders.decoder import Core, Decoder
 from latentgeo.decoders.ensemble import Ensemble
@@ -241,8 +241,7 @@ def _check_options(
     check_positive(bandwidth, "bandwidth")
     check_positive(floor, "floor")
     check_positive(min_variance, "min_variance", optional=True)
-    number = isinstance(holdout, (int, float, np.integer, np.floating)) and not isinstance(holdout, bool)
-    if not number or not 0 <= holdout < 1:
+    if not is_number(holdout) or not 0 <= holdout < 1:
         raise ValueError(f"`holdout` must be a fraction in [0, 1), got {holdout!r}")
 
 
@@ -252,7 +251,7 @@ def _check_data(decoder: Decoder, codes: Any, data: Any) -> tuple[Tensor, Tensor
     dtype = decoder.dtype or (codes.dtype if isinstance(codes, Tensor) else torch.get_default_dtype())
     for name, value in (("codes", codes), ("data", data)):
         if not isinstance(value, Tensor):
-            array = np.asarray(value)
+            array = np.asarray(value, order="C")
             if array.dtype.kind not in "fiub":
                 raise TypeError(f"{name} must be an array or a tensor of real numbers; got {type(value).__name__}")
             value = torch.as_tensor(array).to(dtype=dtype, device=decoder.device)

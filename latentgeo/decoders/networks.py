@@ -171,11 +171,6 @@ def register(kind: Built) -> Built:
     return kind
 
 
-def builder_names() -> tuple[str, ...]:
-    """The names that `build` knows."""
-    return tuple(_BUILDERS)
-
-
 def build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """A fresh network from a registered builder name and its keyword arguments.
 

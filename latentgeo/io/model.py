@@ -108,7 +108,7 @@ class LatentModel(Frozen):
 def _codes(codes: Any, decoder: Decoder) -> Tensor | None:
     if codes is None:
         return None
-    codes = torch.as_tensor(codes) if isinstance(codes, (Tensor, np.ndarray)) else codes
+    codes = torch.as_tensor(np.asarray(codes, order="C")) if isinstance(codes, np.ndarray) else codes
     if not isinstance(codes, Tensor) or not codes.is_floating_point():
         raise TypeError("codes must be a floating tensor or array")
     if codes.ndim != 2 or codes.shape[1] != decoder.latent_dim:
@@ -120,7 +120,7 @@ def _labels(labels: Any, codes: Any) -> Tensor | None:
     if labels is None:
         return None
     if isinstance(labels, (np.ndarray, list)):
-        array = np.asarray(labels)
+        array = np.asarray(labels, order="C")
         labels = torch.as_tensor(array) if array.dtype.kind in "iub" else array
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
         got = getattr(labels, "dtype", type(labels).__name__)

@@ -57,7 +57,7 @@ def checked(land: Any, X: NDArray[Any]) -> dict[str, Tensor]:
         value = getattr(land, f"{name}_init")
         if value is None:
             continue
-        value = np.asarray(as_numpy(value), dtype=np.float64)
+        value = np.asarray(as_numpy(value), dtype=np.float64, order="C")
         if value.shape != shape or not np.isfinite(value).all():
             raise ValueError(f"`{name}_init` must be finite and have shape {shape}, got {value.shape}")
         given[name] = torch.as_tensor(value)

@@ -18,6 +18,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from latentgeo._calculus import as_integers, as_numbers, check_integer, check_positive
+from latentgeo._calculus.checks import is_number
 from latentgeo._calculus.seeds import torch_random
 from latentgeo.decoders import Decoder
 from latentgeo.plot import theme
@@ -74,7 +75,7 @@ def manifold(
     if decoder.latent_dim != 2:
         raise ValueError(f"`decoder` must have 2 latent coordinates, got {decoder.latent_dim}; see `traversals`")
     check_integer(n, "n", 2)
-    if not isinstance(coverage, (float, np.floating)) or not 0 < coverage < 1:
+    if not is_number(coverage) or not 0 < coverage < 1:
         raise ValueError(f"`coverage` must be between 0 and 1, got {coverage!r}")
     z = ndtri(np.linspace((1 - coverage) / 2, (1 + coverage) / 2, n))
     codes = np.stack(np.meshgrid(z, z[::-1]), axis=-1).reshape(-1, 2)

@@ -231,7 +231,7 @@ def _read(data: Any, shape: tuple[int, ...] | None) -> tuple[Any, Any, str, tupl
     elif not isinstance(data, Tensor) and np.asarray(data).dtype.kind not in "biuf":
         raise TypeError(f"`data` must be an array of numbers, a path or a name, got {type(data).__name__}")
     if shape is not None:
-        value = data if isinstance(data, Tensor) else torch.as_tensor(np.asarray(data))
+        value = data if isinstance(data, Tensor) else torch.as_tensor(np.asarray(data, order="C"))
         if value.ndim < 1 or not len(value):
             raise ValueError(f"`data` must hold at least two data, got shape {tuple(value.shape)}")
         if TrainData.shape_numel(tuple(shape)) != value[0].numel():
@@ -386,7 +386,7 @@ def check(values: Any, name: str = "data") -> Tensor:
 
 def _labels(labels: Any, n: int, name: str) -> Tensor:
     if not isinstance(labels, Tensor):
-        labels = np.asarray(labels)
+        labels = np.asarray(labels, order="C")
         if labels.dtype.kind not in "biuf":
             raise TypeError(f"labels must be integers, one for each datum of {name}; got {labels.dtype}")
     y = torch.as_tensor(labels)

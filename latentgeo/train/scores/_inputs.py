@@ -88,7 +88,7 @@ def as_tensor(name: str, x: Any) -> Tensor:
     """Samples (N, ...) as a tensor, at least two of them, all finite."""
     if not isinstance(x, (Tensor, np.ndarray)):
         raise TypeError(f"{name} must be a tensor or an array; got {type(x).__name__}")
-    x = torch.as_tensor(x)
+    x = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x, order="C"))
     if x.ndim < 2 or len(x) < 2 or x[0].numel() == 0:
         raise ValueError(f"{name} must hold at least two samples, shape (N, ...); got shape {tuple(x.shape)}")
     x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
