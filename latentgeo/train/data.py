@@ -228,7 +228,9 @@ def _read(data: Any, shape: tuple[int, ...] | None) -> tuple[Any, Any, str, tupl
         path = Path(data)
         name = path.name
         data, labels, classes = read_path(path)
-    elif not isinstance(data, Tensor) and np.asarray(data).dtype.kind not in "biuf":
+    elif not isinstance(data, Tensor) and (kind := np.asarray(data).dtype).kind not in "biuf":
+        if isinstance(data, np.ndarray):
+            raise ValueError(f"`data` must hold numbers, got an array of {kind}")
         raise TypeError(f"`data` must be an array of numbers, a path or a name, got {type(data).__name__}")
     if shape is not None:
         value = data if isinstance(data, Tensor) else torch.as_tensor(np.asarray(data, order="C"))
