@@ -1,6 +1,6 @@
 """The page docs/numbers.md: every figure that we stand by, measured by the benchmarks beside this file.
 
-python benchmarks/numbers_page.py                     # all parts, then the page: about an hour of one core
+python benchmarks/numbers_page.py                     # all parts, then the page: about three quarters of an hour of one core
 python benchmarks/numbers_page.py --only metric d256  # these parts again; the others as they were
 python benchmarks/numbers_page.py --write             # the page alone, from what has been measured
 
@@ -176,7 +176,7 @@ PARTS = {
         "Accuracy that is delivered",
         "Manifolds with known distances, or with far finer solves to compare with, in float64. The default solver, "
         "`Newton(rtol=...)`.",
-        ("accuracy.py", "--pairs", "200"),
+        ("accuracy.py", "--pairs", "1000"),
         accuracy_rows,
         runs=1,
         minutes=10,

@@ -34,7 +34,15 @@ class Severity(enum.Enum):
 
 
 class Advice(enum.StrEnum):
-    """Named findings; the value says what to do."""
+    """Named findings; the value says what to do.
+
+    Examples
+    --------
+    >>> import torch, latentgeo as lg
+    >>> codes = torch.randn(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> lg.Advice.GEODESICS_FAIL in lg.diagnose(lg.Sphere(2), 0.3 * codes, n_pairs=4).advice
+    False
+    """
 
     TRAIN_MODE = "put the decoder in eval mode (module.eval()): dropout and batch statistics make distances random"
     NOT_FINITE = "the metric is not finite at some of the codes: check the codes and the decoder's output there"

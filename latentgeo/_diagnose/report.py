@@ -49,6 +49,14 @@ class HealthReport:
         linear decoders).
     seed : int or None
         The `random_state` that gives the same report again.
+
+    Examples
+    --------
+    >>> import torch, latentgeo as lg
+    >>> codes = torch.randn(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> report = lg.diagnose(lg.Sphere(2), 0.3 * codes, n_pairs=4)
+    >>> report.healthy, report.geodesics.converged
+    (True, 1.0)
     """
 
     subject: str

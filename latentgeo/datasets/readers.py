@@ -36,6 +36,13 @@ class Dataset:
         The shape of one datum, e.g. (28, 28).
     name : str
         What it is.
+
+    Examples
+    --------
+    >>> from latentgeo.datasets import load_digits
+    >>> digits = load_digits()
+    >>> digits.data.shape, digits.shape, int(digits.labels[0])
+    (torch.Size([1797, 64]), (8, 8), 0)
     """
 
     data: Tensor

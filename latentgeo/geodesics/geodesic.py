@@ -19,7 +19,15 @@ __all__ = ["Geodesic", "GeodesicError", "Status"]
 
 
 class Status(enum.Enum):
-    """What became of one curve; the value is a sentence of advice."""
+    """What became of one curve; the value is a sentence of advice.
+
+    Examples
+    --------
+    >>> import torch, latentgeo as lg
+    >>> path = lg.connect(lg.PoincareBall(2), torch.zeros(2), torch.tensor([2.0, 0.0]), throw=False)
+    >>> path.status.item().name
+    'NOT_FINITE'
+    """
 
     CONVERGED = "converged"
     MAX_STEPS = "the step limit was reached; raise `max_steps` or give better starting curves by `init=`"
@@ -46,6 +54,17 @@ class GeodesicError(RuntimeError):
     ----------
     result : Geodesic
         The whole batch, failed curves included.
+
+    Examples
+    --------
+    >>> import torch, latentgeo as lg
+    >>> ends = torch.tensor([[0.0, 0.0], [0.9, 0.0]]), torch.tensor([[0.1, 0.0], [2.0, 0.0]])
+    >>> try:
+    ...     lg.connect(lg.PoincareBall(2), *ends)  # the last end lies outside
+    ... except lg.GeodesicError as error:
+    ...     found = error.result
+    >>> found.converged
+    tensor([ True, False])
     """
 
     def __init__(self, message: str, result: Geodesic) -> None:

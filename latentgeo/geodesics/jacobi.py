@@ -46,6 +46,14 @@ class ExpDifferential:
     converged : Tensor of shape (*batch,), bool
     status : object array of Status, shape (*batch,)
         Where a geodesic failed, everything else is NaN.
+
+    Examples
+    --------
+    >>> import latentgeo as lg
+    >>> z, v = torch.zeros(2, dtype=torch.float64), torch.tensor([0.5, 0.0], dtype=torch.float64)
+    >>> found = lg.differential_exp(lg.Sphere(2), z, v)
+    >>> round(float(found.log_jacobian), 6), bool(found.converged)  # log(sin r / r) at r = 1, G = 4·I at z
+    (-0.172604, True)
     """
 
     point: Tensor

@@ -23,6 +23,18 @@ class PairwiseError(RuntimeError):
         The whole matrix, NaN where a pair failed.
     report : PairwiseReport
         Which pairs failed and why.
+
+    Examples
+    --------
+    >>> import torch, latentgeo as lg
+    >>> X = torch.tensor([[0.0, 1.0], [1.0, 1.0], [5.0, 0.1]])
+    >>> hasty = lg.Newton(n_points=5, max_points=5)
+    >>> try:
+    ...     lg.pairwise_distances(lg.HalfPlane(), X, refine=True, solver=hasty)
+    ... except lg.PairwiseError as error:
+    ...     D = error.distances
+    >>> D.isnan()[0]
+    tensor([False,  True,  True])
     """
 
     def __init__(self, message: str, distances: Any, report: PairwiseReport) -> None:

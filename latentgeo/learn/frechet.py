@@ -55,6 +55,13 @@ class FrechetMean:
         another start led to another mean as good; None where neither is known.
     n_minima : int
         Different means that the starts led to.
+
+    Examples
+    --------
+    >>> import torch, latentgeo as lg
+    >>> found = lg.frechet_mean(lg.Sphere(2), torch.tensor([[0.2, 0.0], [-0.2, 0.0], [0.0, 0.1], [0.0, -0.1]]))
+    >>> found.mean.abs().max() < 1e-3, found.unique
+    (tensor(True), True)
     """
 
     mean: Any

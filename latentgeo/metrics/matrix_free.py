@@ -47,6 +47,13 @@ class LinearSolution:
         Whether the residual reached `rtol`.
     steps : Tensor of shape (*batch,)
         Products Gv that each took.
+
+    Examples
+    --------
+    >>> from latentgeo.metrics import Sphere
+    >>> found = conjugate_gradients(Sphere(20), torch.zeros(2, 20), torch.ones(2, 20))
+    >>> found.converged, found.steps
+    (tensor([True, True]), tensor([1, 1]))
     """
 
     x: Tensor
@@ -72,6 +79,12 @@ class LogVolumeEstimate:
     truncation : Tensor of shape (*batch,)
         How much the last quarter of the Lanczos steps changed the value: the size of the error that more probes do not
         remove. Raise `n_steps` where it is not small.
+
+    Examples
+    --------
+    >>> from latentgeo.metrics import Sphere
+    >>> Sphere(20).estimate_log_volume(torch.zeros(20, dtype=torch.float64), random_state=0)  # 20 log 2 = 13.863
+    LogVolumeEstimate(13.86 ± 0)
     """
 
     value: Tensor

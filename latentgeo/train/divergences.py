@@ -108,6 +108,12 @@ class JensenShannon(Divergence):
 
     f(u) = u log u − (u + 1) log((u + 1)/2), f* defined for t < log 2. With v the log density ratio this is the
     first GAN's objective (Goodfellow et al. 2014) plus log 4.
+
+    Examples
+    --------
+    >>> T = JensenShannon().activation(torch.tensor([-50.0, 0.0, 50.0]))
+    >>> bool((T <= math.log(2)).all())  # the domain of f*
+    True
     """
 
     name: ClassVar[str] = "jensen-shannon"

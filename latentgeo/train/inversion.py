@@ -38,6 +38,13 @@ class Inversion:
         Whether the best start's last step gained less than the tolerance.
     spread : Tensor of shape (N,)
         Root mean squared error of the worst start minus that of the best after eight steps: how much starts matter.
+
+    Examples
+    --------
+    >>> import latentgeo as lg
+    >>> found = invert(lg.wrap(lambda z: 2 * z, latent_dim=2, likelihood="deterministic"), torch.tensor([[1.0, -2.0]]))
+    >>> found.codes, bool(found.converged)
+    (tensor([[ 0.5000, -1.0000]]), True)
     """
 
     codes: Tensor

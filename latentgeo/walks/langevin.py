@@ -41,6 +41,21 @@ class LangevinWalk(Walk):
         What the density is a density of.
     burn_in : int
         Steps taken, and not recorded, before `z` begins.
+
+    Examples
+    --------
+    >>> import torch, latentgeo as lg
+    >>> walk = lg.langevin(
+    ...     lg.Euclidean(2),
+    ...     lambda z: -(z**2).sum(-1),
+    ...     torch.zeros(4, 2),
+    ...     n_steps=50,
+    ...     step_size=0.1,
+    ...     measure="riemannian",
+    ...     random_state=0,
+    ... )
+    >>> walk.z.shape, bool((walk.acceptance > 0.5).all())
+    (torch.Size([4, 51, 2]), True)
     """
 
     acceptance: Tensor

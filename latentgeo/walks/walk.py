@@ -35,7 +35,15 @@ class StepSizeWarning(UserWarning):
 
 
 class WalkStatus(enum.Enum):
-    """What became of one walker; the value is a sentence of advice."""
+    """What became of one walker; the value is a sentence of advice.
+
+    Examples
+    --------
+    >>> import torch, latentgeo as lg
+    >>> walk = lg.random_walk(lg.Euclidean(2), torch.full((1, 2), torch.nan), n_steps=1, step_size=0.1, throw=False)
+    >>> walk.status[0].name
+    'BAD_START'
+    """
 
     FINISHED = "all steps were taken"
     OUTSIDE = "left the region where the metric is finite, and was frozen at its last code inside"
@@ -69,6 +77,13 @@ class Walk:
     law : str
         What was walked.
     metric : Metric
+
+    Examples
+    --------
+    >>> import torch, latentgeo as lg
+    >>> walk = lg.random_walk(lg.Euclidean(2), torch.zeros(3, 2), n_steps=10, step_size=0.1, random_state=0)
+    >>> walk.z.shape, walk.status[0].name
+    (torch.Size([3, 11, 2]), 'FINISHED')
     """
 
     z: Tensor

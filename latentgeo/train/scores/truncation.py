@@ -66,7 +66,14 @@ def truncated_normal(
 
 @dataclass(frozen=True)
 class Resample:
-    """Truncation by resampling: the level is the largest absolute value of a coordinate."""
+    """Truncation by resampling: the level is the largest absolute value of a coordinate.
+
+    Examples
+    --------
+    >>> codes = Resample().codes(100, 2, 0.5, torch.Generator().manual_seed(0))
+    >>> bool(codes.abs().max() <= 0.5)
+    True
+    """
 
     name = "largest coordinate of a code"
 
