@@ -305,6 +305,9 @@ def one_size(pairs: int, nodes: int) -> None:
     solver = lg.Newton() if nodes == 0 else lg.Newton(n_points=nodes, max_points=nodes, rtol=0.5)
     lg.connect(problem.metric, problem.a[:2], problem.b[:2], solver=solver, throw=False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # the allocator keeps large blocks only once some have been freed: a unit measured before that is twice as long
+    few = min(pairs, 100)
+    lg.connect(problem.metric, problem.a[:few], problem.b[:few], solver=solver, throw=False)
     path, cost = timed(problem, lambda: lg.connect(problem.metric, problem.a, problem.b, solver=solver, throw=False))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     steps = float(path.stats["steps"].double().mean())
