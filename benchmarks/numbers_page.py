@@ -1,6 +1,6 @@
 """The page docs/numbers.md: every figure that we stand by, measured by the benchmarks beside this file.
 
-python benchmarks/numbers_page.py                     # all parts, then the page: about three quarters of an hour of one core
+python benchmarks/numbers_page.py                     # all parts, then the page: 45 minutes of one core
 python benchmarks/numbers_page.py --only metric d256  # these parts again; the others as they were
 python benchmarks/numbers_page.py --write             # the page alone, from what has been measured
 
