@@ -103,7 +103,7 @@ def graph_rows(results: Sequence[Result]) -> Iterable[Row]:
         yield f"{title}: a row of the matrix", "ms", each(results, task, "cpu ms per row")
         yield f"{title}: too long, median", "share", each(results, task, "median")
         yield f"{title}: too long, 95th percentile", "share", each(results, task, "p95")
-        yield f"{title}: memory for the matrix", "MB", each(results, task, "fill MB")
+        yield f"{title}: memory that filling it takes", "MB", each(results, task, "fill MB")
     if "many" in results[0]:
         yield "MNIST, 60,000 codes: graph", "passes", each(results, "many", "units")
         yield "MNIST, 60,000 codes: from one code to all", "ms", each(results, "many", "cpu ms per code, 200 in a call")
