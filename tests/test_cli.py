@@ -432,6 +432,16 @@ def test_picture_without_browser(checkpoint, tmp_path, monkeypatch):
     assert "--png needs" in refused("heatmap", checkpoint, "--out", tmp_path / "o.html", "--png")
 
 
+def test_distances_from_a_graph_are_no_longer(checkpoint, tmp_path):
+    lengths = {}
+    for start in ("straight", "graph"):
+        out = tmp_path / f"{start}.npy"
+        run("distances", checkpoint, "--pairs", 12, "--start", start, "--out", out)
+        lengths[start] = np.load(out)["length"]
+    assert (lengths["graph"] <= 1.01 * lengths["straight"]).all()
+    assert np.abs(lengths["graph"] / lengths["straight"] - 1).max() > 0  # they did start elsewhere
+
+
 def test_heatmap_of_own_codes_and_labels(checkpoint, tmp_path):
     np.save(tmp_path / "z.npy", np.linspace(-1, 1, 12).reshape(6, 2))
     np.save(tmp_path / "y.npy", np.array([3, 3, 5, 5, 5, 3]))

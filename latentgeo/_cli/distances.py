@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from latentgeo._cli import arrays, solving, tables
-from latentgeo._cli.options import Codes, CodesKey, Device, Precision, Rtol, Seed
+from latentgeo._cli.options import Codes, CodesKey, Device, Precision, Rtol, Seed, Start, Starts
 from latentgeo._cli.source import Source, place
 
 
@@ -22,6 +22,7 @@ def distances(
     start: Annotated[Path | None, typer.Option("--from", help="Codes that the curves start at, one per row.")] = None,
     end: Annotated[Path | None, typer.Option("--to", help="Codes that the curves end at, one per row.")] = None,
     codes_key: CodesKey = None,
+    starts: Starts = Start.straight,
     rtol: Rtol = 1e-2,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -70,7 +71,8 @@ def distances(
         a, b = points[first], points[second]
 
     tables.ready(out)
-    solved = solving.solve(lg.metric(decoder), a, b, rtol, keep=False)
+    nodes = None if starts is Start.straight else solving.nodes_of(model, decoder, a, b)
+    solved = solving.solve(lg.metric(decoder), a, b, rtol, nodes=nodes, keep=False)
     if codes is not None and pairs is None:
         matrix = np.zeros((len(points), len(points)))
         matrix[first, second] = matrix[second, first] = np.where(solved.converged, solved.length, np.nan)

@@ -20,6 +20,8 @@ from latentgeo._cli.options import (
     Resolution,
     Rtol,
     Seed,
+    Start,
+    Starts,
     check_labels,
 )
 from latentgeo._cli.source import Source, place
@@ -55,6 +57,7 @@ def heatmap(
     plane: Annotated[
         str | None, typer.Option(help=planes.HELP, metavar="principal|axes:I,J|codes:I,J,K", show_default=False)
     ] = None,
+    starts: Starts = Start.straight,
     image_shape: ImageShape = None,
     resolution: Resolution = 160,
     rtol: Rtol = 1e-2,
@@ -95,7 +98,9 @@ def heatmap(
     solved = None
     if points is not None and pairs != 0:
         first, second = solving.choose(len(points), 4 if pairs is None else pairs, seed)
-        solved = solving.solve(metric, points[first], points[second], rtol)
+        a, b = points[first], points[second]
+        nodes = None if starts is Start.straight else solving.nodes_of(model, decoder, a, b)
+        solved = solving.solve(metric, a, b, rtol, nodes=nodes)
     figure = plot.measure(
         metric,
         codes=points,

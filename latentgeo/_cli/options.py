@@ -16,6 +16,21 @@ class Dtype(StrEnum):
     float64 = "float64"
 
 
+class Start(StrEnum):
+    """Where curves start from."""
+
+    straight = "straight"
+    graph = "graph"
+
+
+Starts = Annotated[
+    Start,
+    typer.Option(
+        "--start",
+        help="Curves start from straight lines, or from shortest paths in a graph over the codes: these come out "
+        "nearly the shortest of all in two dimensions, for the time that building it takes.",
+    ),
+]
 Codes = Annotated[
     Path | None,
     typer.Option(help="Codes, one per row (.npy, .npz, .csv, .parquet); the checkpoint's own if not given."),

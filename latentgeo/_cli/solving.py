@@ -52,6 +52,14 @@ def codes_of(model: LatentModel, decoder: Decoder, path: Path | None, key: str |
     return own_codes(model, decoder) if path is None else arrays.read_codes(path, decoder, key)
 
 
+def nodes_of(model: LatentModel, decoder: Decoder, a: Tensor, b: Tensor) -> Tensor:
+    """The codes that a graph for these pairs is fitted to: the checkpoint's own, where it has some, and the ends."""
+    import torch
+
+    ends = torch.cat([a, b]).unique(dim=0)
+    return ends if model.codes is None else torch.cat([own_codes(model, decoder), ends]).unique(dim=0)
+
+
 def labels_of(model: LatentModel, codes: Path | None, labels: Path | None, count: int) -> NDArray[Any] | None:
     """The classes of --labels for the codes of --codes, or the checkpoint's own for its own."""
     import numpy as np
@@ -87,8 +95,13 @@ def choose_far(points: Tensor, pairs: int, seed: int, labels: list[Any] | None) 
     return first[order[:pairs]], second[order[:pairs]]
 
 
-def solve(metric: Metric, a: Tensor, b: Tensor, rtol: float, *, keep: bool = True) -> Solved:
-    """Geodesics from each row of `a` to the same row of `b`, in batches, with progress; `keep` keeps the curves."""
+def solve(
+    metric: Metric, a: Tensor, b: Tensor, rtol: float, *, nodes: Tensor | None = None, keep: bool = True
+) -> Solved:
+    """Geodesics from each row of `a` to the same row of `b`, in batches, with progress; `keep` keeps the curves.
+
+    They start from straight lines, or from shortest paths in a graph over the codes `nodes`.
+    """
     import numpy as np
     import torch
     from tqdm import tqdm
@@ -100,11 +113,12 @@ def solve(metric: Metric, a: Tensor, b: Tensor, rtol: float, *, keep: bool = Tru
     columns: list[list[NDArray[Any]]] = []
     status: list[str] = []
     told = started
+    graph = None if nodes is None else lg.LatentGraph(metric).fit(nodes)
     with tqdm(total=len(a), desc="geodesics", unit="curve", disable=None, leave=False) as bar:
         for lower in range(0, len(a), BATCH):
             ends = a[lower : lower + BATCH], b[lower : lower + BATCH]
             with torch.no_grad():
-                path = lg.connect(metric, *ends, solver=lg.Newton(rtol=rtol), throw=False)
+                path = lg.connect(metric, *ends, solver=lg.Newton(rtol=rtol), init=graph, throw=False)
                 straight = lg.curve_length(metric, torch.stack(ends, dim=-2))
             if keep:
                 paths.append(path)
