@@ -39,7 +39,7 @@ def test_median_and_spread_over_runs(tool):
     text = tool.page({"peers": "no environment"})
     assert "| metric tensors | passes | 1.25 | 1 – 1.5 |" in text
     assert "| one pass over the rows | ms on the clock | 11 | 10 – 12 |" in text
-    assert "`python benchmarks/metric_cost.py --repeats 21`, 3 run(s)" in text
+    assert "`python benchmarks/metric_cost.py --repeats 21`, 3 runs" in text
     assert "load up to 0.2" in text
     assert "Not measured: no environment." in text
     assert text.count("Not measured: not asked for.") == len(tool.PARTS) - 2
