@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from bad_input import faults
+from bad_input_train import CALLS as OF_TRAINING
 from models import tiny_model
 
 import latentgeo as lg
@@ -201,6 +202,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "step_size": 0.01,
             "measure": "lebesgue",
             "burn_in": 0,
+            "target_acceptance": 0.5,
             "random_state": 0,
             "throw": False,
         },
@@ -244,6 +246,8 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"model": tiny_model(), "codes": CODES, "n_codes": 12, "n_pairs": 2, "n_neighbors": 3, "random_state": 0},
     ),
 }
+
+CALLS |= OF_TRAINING
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -506,7 +506,7 @@ def test_random_decoder_is_refused():
 @pytest.mark.parametrize("option", ["n_codes", "n_pairs", "n_neighbors"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, None])
 def test_bad_options(option, value):
-    with pytest.raises(ValueError, match=f"`{option}` must be a positive integer"):
+    with pytest.raises(ValueError, match=f"`{option}` must be an integer of at least 1"):
         lg.diagnose(shipped(), **{option: value})
 
 

@@ -194,7 +194,7 @@ def test_bad_starts():
         ({"measure": None}, ValueError, "`measure` must say what `log_density` is a density of"),
         ({"measure": "haar"}, ValueError, "'riemannian' or 'lebesgue', got 'haar'"),
         ({"drift": "none"}, ValueError, "`drift` must be 'full' or 'simplified', got 'none'"),
-        ({"burn_in": -1}, ValueError, "`burn_in` must be a non-negative integer, got -1"),
+        ({"burn_in": -1}, ValueError, "`burn_in` must be an integer of at least 0, got -1"),
         ({"target_acceptance": 1.0}, ValueError, "`target_acceptance` must lie between 0 and 1, got 1.0"),
         ({"step_size": 0.0}, ValueError, "`step_size` must be a positive finite number, got 0.0"),
         ({"n_steps": -5}, ValueError, "`n_steps` must be an integer of at least 1, got -5"),
@@ -279,7 +279,7 @@ def test_kernel_density_is_a_frozen_value():
 def test_kernel_density_bad_arguments(codes, bandwidth, message):
     with pytest.raises(ValueError, match=message):
         lg.KernelDensity(codes, bandwidth)
-    with pytest.raises(ValueError, match="`n` must be a non-negative integer"):
+    with pytest.raises(ValueError, match="`n` must be an integer of at least 0"):
         lg.KernelDensity(torch.zeros(3, 2), 0.1).sample(-1)
 
 

@@ -21,7 +21,6 @@ from torch.testing import assert_close
 
 import latentgeo as lg
 from latentgeo import train
-from latentgeo.train.data import check_classes
 
 RECIPE = train.VAE(
     network=train.Dense(hidden=(16,)), likelihood="bernoulli", binarise="dynamic", score_samples=5, score_data=20
@@ -203,8 +202,6 @@ def test_bad_labels_paths_and_fractions(tmp_path, data):
     (tmp_path / "x.txt").write_text("1 2 3")
     with pytest.raises(ValueError, match=r"must be a \.npy"):
         train.as_data(tmp_path / "x.txt")
-    with pytest.raises(ValueError, match="at least two classes; all labels are 3"):
-        check_classes(torch.tensor([3, 3]), "a classifier")
 
 
 @pytest.mark.parametrize(

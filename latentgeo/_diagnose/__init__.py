@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from latentgeo._calculus import check_integer
 from latentgeo._calculus.seeds import numpy_random
 
 from ..decoders import Decoder
@@ -91,8 +92,7 @@ def diagnose(
     (True, 2, 1.0)
     """
     for name, value in (("n_codes", n_codes), ("n_pairs", n_pairs), ("n_neighbors", n_neighbors)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"`{name}` must be a positive integer, got {value!r}")
+        check_integer(value, name)
     rng = numpy_random(random_state)
     labels = None
     if isinstance(model, LatentModel):

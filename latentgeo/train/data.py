@@ -398,12 +398,3 @@ def _labels(labels: Any, n: int, name: str) -> Tensor:
             f"{tuple(y.shape)}"
         )
     return y.long()
-
-
-def check_classes(labels: Tensor | None, what: str) -> Tensor:
-    """Labels of at least two classes, for a model that needs them."""
-    if labels is None:
-        raise ValueError(f"{what} needs labels; give them with the data")
-    if len(found := labels.unique()) < 2:
-        raise ValueError(f"{what} needs data of at least two classes; all labels are {int(found[0])}")
-    return labels

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .._calculus import DEFAULT_MAX_BYTES, check_like
+from .._calculus import DEFAULT_MAX_BYTES, check_integer, check_like
 from .._calculus.seeds import torch_random
 
 __all__ = ["KernelDensity"]
@@ -134,8 +133,7 @@ class KernelDensity:
         >>> KernelDensity(torch.zeros(1, 2), bandwidth=0.1).sample(5, random_state=0).shape
         torch.Size([5, 2])
         """
-        if not isinstance(n, (int, np.integer)) or isinstance(n, bool) or n < 0:
-            raise ValueError(f"`n` must be a non-negative integer, got {n!r}")
+        check_integer(n, "n", 0)
         source = torch_random(random_state)
         where = source.device
         pick = torch.randint(len(self.codes), (n,), generator=source, device=where)

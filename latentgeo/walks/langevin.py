@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from .._calculus.checks import check_integer, is_number
 from .._calculus.seeds import torch_random
 from ..metrics import Metric
 from ._local import Local, in_chunks
@@ -170,9 +170,8 @@ def langevin(
     """
     check_walk(metric, z, n_steps=n_steps, step_size=step_size, every=every, throw=throw)
     target = _Target(metric, log_density, measure, drift)
-    if not isinstance(burn_in, (int, np.integer)) or isinstance(burn_in, bool) or burn_in < 0:
-        raise ValueError(f"`burn_in` must be a non-negative integer, got {burn_in!r}")
-    if not 0 < target_acceptance < 1:
+    check_integer(burn_in, "burn_in", 0)
+    if not is_number(target_acceptance) or not 0 < target_acceptance < 1:
         raise ValueError(f"`target_acceptance` must lie between 0 and 1, got {target_acceptance!r}")
     source = torch_random(random_state)
     shape, d = z.shape[:-1], z.shape[-1]
